@@ -1,0 +1,218 @@
+"""What the past is: keys and values of committed frames, with two verbs.
+
+    look_back   attend to the past and to the chunk at hand; repeatable, as every denoising pass does it
+    commit      the chunk at hand becomes part of the past; once per chunk, after its clean pass
+
+One buffer is allocated up front: [sink frames | ring of recent frames]. The chunk being denoised owns the ring slots of
+the frames that have just left its window, so nothing is ever concatenated or moved, an endless stream keeps the same
+memory, and once the ring is full every step has the same shapes. Keys are stored rotated by their absolute frame
+number; attention does not care about order, only about differences of position.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from causvid.chunks import Span, check_window, visible_spans
+from causvid.rope import shift_in_time
+
+Seen = tuple[slice, Tensor, Tensor]  # rows of the batch, with the keys and values they attend to [b, M, N, E]
+
+
+@dataclass(frozen=True)
+class CachePolicy:
+    """What a chunk remembers. `FULL` remembers everything, up to the capacity the cache is given."""
+
+    window: int | None = None  # latent frames a chunk sees, itself and the sink included; None = all
+    sink: int = 0  # first frames of the stream, never forgotten
+    relative: bool = False  # place the sink directly before the window instead of ever further away
+
+
+FULL = CachePolicy()
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """The sizes of a network that a cache must match."""
+
+    num_layers: int
+    num_heads: int
+    head_width: int
+    tokens_per_frame: int
+
+
+class KVCache:
+    """Keys and values [layers, B, M, N, E] of one batch of streams that move in step."""
+
+    def __init__(
+        self,
+        shape: CacheShape,
+        policy: CachePolicy = FULL,
+        *,
+        batch: int = 1,
+        max_frames: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """`max_frames` is the capacity of a policy without a window; with one, the window is the capacity."""
+        capacity = policy.window if policy.window is not None else max_frames
+        if capacity is None:
+            raise ValueError("a cache without a window needs max_frames, the longest stream it must hold")
+        check_window(1, capacity, policy.sink)
+        self.shape, self.policy, self.capacity = shape, policy, capacity
+        self.num_frames = 0  # frames committed since the start of the stream
+        size = (shape.num_layers, batch, capacity * shape.tokens_per_frame, shape.num_heads, shape.head_width)
+        self._keys = torch.zeros(size, dtype=dtype, device=device)
+        self._values = torch.zeros(size, dtype=dtype, device=device)
+        self._sink_keys: Tensor | None = None  # as first rotated, for policies that re-base the sink
+        self._sink_shift = 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._keys.dtype
+
+    @property
+    def batch(self) -> int:
+        return self._keys.shape[1]
+
+    @property
+    def first_frames(self) -> list[int]:
+        """Frame number of the next chunk, as the rotation wants it."""
+        return [self.num_frames]
+
+    def at_hand(self, num_frames: int) -> "Past":
+        """The view that a chunk of `num_frames` has. It stays valid while later chunks are appended to a full cache."""
+        start, stop = self.num_frames, self.num_frames + num_frames
+        if self.policy.window is None:
+            if stop > self.capacity:
+                raise ValueError(
+                    f"the cache holds {self.capacity} frames and the stream wants frame {stop - 1}; "
+                    "give it a window, or a larger max_frames"
+                )
+        else:
+            check_window(num_frames, self.capacity, self.policy.sink)
+            if self.policy.relative and self.policy.sink:
+                self._rebase_sink(stop)
+        return Past(self, start, stop)
+
+    def commit(self, num_frames: int) -> None:
+        """What the last pass left in the slots of the chunk at hand is the past from now on."""
+        sink, before = self.policy.sink, self.num_frames
+        self.num_frames += num_frames
+        if self.policy.relative and before < sink <= self.num_frames:
+            self._sink_keys = self._keys[:, :, : sink * self.shape.tokens_per_frame].clone()
+
+    def clear(self) -> None:
+        """Forget everything; the next chunk is frame 0 again."""
+        self.num_frames, self._sink_keys, self._sink_shift = 0, None, 0
+
+    def snapshot(self) -> dict[str, Tensor | int | None]:
+        """A copy of the state, to go back to with `restore`."""
+        return {
+            "keys": self._keys.clone(),
+            "values": self._values.clone(),
+            "sink_keys": None if self._sink_keys is None else self._sink_keys.clone(),
+            "sink_shift": self._sink_shift,
+            "num_frames": self.num_frames,
+        }
+
+    def restore(self, state: dict) -> None:
+        self._keys.copy_(state["keys"])
+        self._values.copy_(state["values"])
+        self._sink_keys = None if state["sink_keys"] is None else state["sink_keys"].clone()
+        self._sink_shift, self.num_frames = state["sink_shift"], state["num_frames"]
+
+    def slots(self, start: int, stop: int) -> list[slice]:
+        """Where frames [start, stop) live, in tokens: one run, or two where the ring wraps or the sink ends."""
+        ring = self.capacity - self.policy.sink
+        runs: list[list[int]] = []
+        for frame in range(start, stop):
+            slot = frame if frame < self.policy.sink else self.policy.sink + (frame - self.policy.sink) % ring
+            if runs and runs[-1][1] == slot:
+                runs[-1][1] += 1
+            else:
+                runs.append([slot, slot + 1])
+        size = self.shape.tokens_per_frame
+        return [slice(first * size, last * size) for first, last in runs]
+
+    def _rebase_sink(self, stop: int) -> None:
+        """Turn the sink so that it stands right before the window of the chunk that ends at `stop`."""
+        shift = max(0, stop - self.capacity)
+        if shift != self._sink_shift and self._sink_keys is not None:
+            tokens = self._sink_keys.shape[2]
+            # always from the first rotation, so that errors do not add up over a long stream
+            self._keys[:, :, :tokens] = shift_in_time(self._sink_keys, shift)
+            self._sink_shift = shift
+
+
+@dataclass(frozen=True)
+class Past:
+    """What one chunk at hand sees: a cache and the frames [start, stop) that are being denoised."""
+
+    cache: KVCache
+    start: int
+    stop: int
+
+    @property
+    def first_frames(self) -> list[int]:
+        return [self.start]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.cache.dtype
+
+    def look_back(self, layer: int, k_BLNE: Tensor, v_BLNE: Tensor) -> Iterator[Seen]:
+        keys, values = self.cache._keys[layer], self.cache._values[layer]
+        if torch.is_grad_enabled() and (k_BLNE.requires_grad or v_BLNE.requires_grad):
+            # In training the past is constant and the present carries gradients: the buffer stays untouched, so a
+            # recomputation of this layer sees what the first pass saw.
+            past = [run for span in self._past_spans() for run in self.cache.slots(*span)]
+            yield (
+                slice(None),
+                torch.cat([*(keys[:, run].clone() for run in past), k_BLNE.to(self.dtype)], dim=1),
+                torch.cat([*(values[:, run].clone() for run in past), v_BLNE.to(self.dtype)], dim=1),
+            )
+            return
+        taken = 0
+        for run in self.cache.slots(self.start, self.stop):
+            size = run.stop - run.start
+            keys[:, run] = k_BLNE[:, taken : taken + size]
+            values[:, run] = v_BLNE[:, taken : taken + size]
+            taken += size
+        seen = min(self.stop, self.cache.capacity) * self.cache.shape.tokens_per_frame
+        yield slice(None), keys[:, :seen], values[:, :seen]
+
+    def _past_spans(self) -> list[Span]:
+        """The committed frames in sight."""
+        spans = visible_spans((self.start, self.stop), self.cache.policy.window, self.cache.policy.sink)
+        return [(first, min(last, self.start)) for first, last in spans if first < self.start]
+
+    def commit(self) -> None:
+        self.cache.commit(self.stop - self.start)
+
+
+class PastOfMany:
+    """Streams at different places in time, stepped as one batch: every row looks back at its own cache."""
+
+    def __init__(self, pasts: Iterable[Past]) -> None:
+        self.pasts = list(pasts)
+
+    @property
+    def first_frames(self) -> list[int]:
+        return [past.start for past in self.pasts]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.pasts[0].dtype
+
+    def look_back(self, layer: int, k_BLNE: Tensor, v_BLNE: Tensor) -> Iterator[Seen]:
+        for row, past in enumerate(self.pasts):
+            rows = slice(row, row + 1)
+            for _, keys, values in past.look_back(layer, k_BLNE[rows], v_BLNE[rows]):
+                yield rows, keys, values
+
+    def commit(self) -> None:
+        for past in self.pasts:
+            past.commit()

@@ -1,0 +1,351 @@
+"""VideoDiT: Wan2.1's video transformer, bidirectional and causal in one class. Teacher, critic and student are this.
+
+Parameter names are those of the published Wan files, so that their weights load as they are. What a frame may see is
+an argument of `forward`, not a property of the network:
+
+    model(x_t, sigma, text)                    every frame sees every frame (teacher, critic)
+    model(x_t, sigma, text, bounds=...)        block-causal over a whole clip (training a student)
+    model(x_t, sigma, text, past=...)          one chunk, looking back at a cache (streaming)
+
+Noise levels are per latent frame, [B, T], and modulate their frame by broadcasting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from causvid.cache import CacheShape, Past, PastOfMany
+from causvid.chunks import Span, visible_spans
+from causvid.flow import timestep_features
+from causvid.rope import Rotation, grid_rotation, rotate
+from causvid.shapes import FrameSigma, Latents, Text
+
+# "islands": time path, modulation, norms, residual stream and head in float32 whatever the weights are (original Wan).
+# "plain": everything in the working dtype (how the published few-step students were trained and sampled).
+Precision = Literal["islands", "plain"]
+
+
+@dataclass(frozen=True)
+class VideoDiTConfig:
+    """A preset must say everything."""
+
+    width: int
+    ffn_width: int
+    num_heads: int
+    num_layers: int
+    in_channels: int
+    out_channels: int
+    patch: int  # latent rows and columns per token; one frame in time
+    freq_width: int
+    text_width: int
+    text_length: int
+    eps: float
+    precision: Precision
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.num_heads
+
+
+@dataclass(frozen=True)
+class TextMemory:
+    """Keys and values of a prompt for every layer, projected once: [B, Y, N, E] each."""
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    @classmethod
+    def stack(cls, memories: list[TextMemory]) -> TextMemory:
+        """The prompts of several streams as one batch."""
+        return cls(
+            tuple(torch.cat(layer) for layer in zip(*(m.keys for m in memories))),
+            tuple(torch.cat(layer) for layer in zip(*(m.values for m in memories))),
+        )
+
+
+class Sight(Protocol):
+    """What the frames at hand may attend to."""
+
+    def attend(self, layer: int, q_BLNE: Tensor, k_BLNE: Tensor, v_BLNE: Tensor) -> Tensor: ...
+
+
+def attention(q_BLNE: Tensor, k_BMNE: Tensor, v_BMNE: Tensor) -> Tensor:
+    """The one call site of attention. Faster kernels are torch's to choose."""
+    q, k, v = (x.transpose(1, 2) for x in (q_BLNE, k_BMNE, v_BMNE))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class SeeAll:
+    def attend(self, layer: int, q_BLNE: Tensor, k_BLNE: Tensor, v_BLNE: Tensor) -> Tensor:
+        return attention(q_BLNE, k_BLNE, v_BLNE)
+
+
+@dataclass(frozen=True)
+class SeeEarlierChunks:
+    """Block-causal attention as a loop over chunks, each with unmasked attention on what it sees: no mask memory,
+    every fast kernel applies, and it has a backward pass on every device."""
+
+    bounds: list[Span]
+    tokens_per_frame: int
+    window: int | None
+    sink: int
+
+    def attend(self, layer: int, q_BLNE: Tensor, k_BLNE: Tensor, v_BLNE: Tensor) -> Tensor:
+        out = []
+        for span in self.bounds:
+            seen = [self._tokens(s) for s in visible_spans(span, self.window, self.sink)]
+            k = k_BLNE[:, seen[0]] if len(seen) == 1 else torch.cat([k_BLNE[:, s] for s in seen], dim=1)
+            v = v_BLNE[:, seen[0]] if len(seen) == 1 else torch.cat([v_BLNE[:, s] for s in seen], dim=1)
+            out.append(attention(q_BLNE[:, self._tokens(span)], k, v))
+        return torch.cat(out, dim=1)
+
+    def _tokens(self, span: Span) -> slice:
+        return slice(span[0] * self.tokens_per_frame, span[1] * self.tokens_per_frame)
+
+
+@dataclass(frozen=True)
+class SeePast:
+    """The chunk at hand and the committed past of its stream, or of each of several streams."""
+
+    past: Past | PastOfMany
+
+    def attend(self, layer: int, q_BLNE: Tensor, k_BLNE: Tensor, v_BLNE: Tensor) -> Tensor:
+        q = q_BLNE.to(self.past.dtype)
+        out = [attention(q[rows], k, v) for rows, k, v in self.past.look_back(layer, k_BLNE, v_BLNE)]
+        return (out[0] if len(out) == 1 else torch.cat(out)).to(v_BLNE.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Over the full width, all heads together; float32 inside, cast back before the weight."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps).to(x.dtype) * self.weight
+
+
+class PatchEmbedding(nn.Conv3d):
+    """A convolution whose stride is its kernel is one matrix product over patches (and many times faster on CPUs)."""
+
+    def forward(self, x: Latents) -> Tensor:
+        p = self.kernel_size[1]
+        patches = rearrange(x, "B T C (h p) (w q) -> B T (h w) (C p q)", p=p, q=p)
+        return F.linear(patches, self.weight.flatten(1), self.bias)  # [B, T, S, D]
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, cfg: VideoDiTConfig) -> None:
+        super().__init__()
+        self.num_heads = cfg.num_heads
+        self.q = nn.Linear(cfg.width, cfg.width)
+        self.k = nn.Linear(cfg.width, cfg.width)
+        self.v = nn.Linear(cfg.width, cfg.width)
+        self.o = nn.Linear(cfg.width, cfg.width)
+        self.norm_q = RMSNorm(cfg.width, cfg.eps)
+        self.norm_k = RMSNorm(cfg.width, cfg.eps)
+
+    def forward(self, x: Tensor, rotation: Rotation, sight: Sight, layer: int) -> Tensor:
+        heads = "B L (N E) -> B L N E"
+        q = rotate(rearrange(self.norm_q(self.q(x)), heads, N=self.num_heads), rotation)
+        k = rotate(rearrange(self.norm_k(self.k(x)), heads, N=self.num_heads), rotation)
+        v = rearrange(self.v(x), heads, N=self.num_heads)
+        return self.o(sight.attend(layer, q.to(v.dtype), k.to(v.dtype), v).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    """All text rows take part, padded ones too: there is no mask, as in Wan."""
+
+    def __init__(self, cfg: VideoDiTConfig) -> None:
+        super().__init__()
+        self.num_heads = cfg.num_heads
+        self.q = nn.Linear(cfg.width, cfg.width)
+        self.k = nn.Linear(cfg.width, cfg.width)
+        self.v = nn.Linear(cfg.width, cfg.width)
+        self.o = nn.Linear(cfg.width, cfg.width)
+        self.norm_q = RMSNorm(cfg.width, cfg.eps)
+        self.norm_k = RMSNorm(cfg.width, cfg.eps)
+
+    def project(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        heads = "B Y (N E) -> B Y N E"
+        k = rearrange(self.norm_k(self.k(text)), heads, N=self.num_heads)
+        v = rearrange(self.v(text), heads, N=self.num_heads)
+        return k.to(v.dtype), v
+
+    def forward(self, x: Tensor, text: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+        q = rearrange(self.norm_q(self.q(x)), "B L (N E) -> B L N E", N=self.num_heads)
+        k, v = text if isinstance(text, tuple) else self.project(text)
+        return self.o(attention(q.to(v.dtype), k, v).flatten(2))
+
+
+class Block(nn.Module):
+    def __init__(self, cfg: VideoDiTConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.eps = cfg.eps
+        self.self_attn = SelfAttention(cfg)
+        self.norm3 = nn.LayerNorm(cfg.width, eps=cfg.eps)  # the one before cross-attention, as Wan numbers them
+        self.cross_attn = CrossAttention(cfg)
+        self.ffn = nn.Sequential(
+            nn.Linear(cfg.width, cfg.ffn_width), nn.GELU(approximate="tanh"), nn.Linear(cfg.ffn_width, cfg.width)
+        )
+        self.modulation = nn.Parameter(torch.randn(1, 6, cfg.width) / cfg.width**0.5)
+
+    def forward(
+        self,
+        x: Tensor,  # [B, T, S, D], the residual stream
+        levels: Tensor,  # [B, T, 6, D]
+        text: Tensor | tuple[Tensor, Tensor],
+        rotation: Rotation,
+        sight: Sight,
+        dtype: torch.dtype,  # of the matrix products
+    ) -> Tensor:
+        modulation = (self.modulation.to(levels.dtype) + levels).unsqueeze(3)  # [B, T, 6, 1, D]
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(2)
+        frames = x.shape[1:3]
+        norm = (x.shape[-1],)
+
+        h = F.layer_norm(x, norm, eps=self.eps) * (1 + scale1) + shift1
+        h = self.self_attn(h.to(dtype).flatten(1, 2), rotation, sight, self.layer)
+        x = x + h.unflatten(1, frames) * gate1
+
+        h = F.layer_norm(x, norm, self.norm3.weight.to(x.dtype), self.norm3.bias.to(x.dtype), self.eps)
+        x = x + self.cross_attn(h.to(dtype).flatten(1, 2), text).unflatten(1, frames)
+
+        h = F.layer_norm(x, norm, eps=self.eps) * (1 + scale2) + shift2
+        return x + self.ffn(h.to(dtype)) * gate2
+
+
+class Head(nn.Module):
+    def __init__(self, cfg: VideoDiTConfig) -> None:
+        super().__init__()
+        self.eps = cfg.eps
+        self.head = nn.Linear(cfg.width, cfg.patch**2 * cfg.out_channels)
+        self.modulation = nn.Parameter(torch.randn(1, 2, cfg.width) / cfg.width**0.5)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """`level` [B, T, D] is the time embedding itself, not its six-fold projection."""
+        shift, scale = (self.modulation.to(level.dtype) + level.unsqueeze(2)).unsqueeze(3).unbind(2)
+        h = F.layer_norm(x, (x.shape[-1],), eps=self.eps) * (1 + scale) + shift
+        return linear_in(h, self.head)
+
+
+def linear_in(x: Tensor, layer: nn.Linear) -> Tensor:
+    """A linear layer in the dtype of x, whatever its weights are stored in."""
+    return F.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
+
+
+class VideoDiT(nn.Module):
+    def __init__(self, cfg: VideoDiTConfig) -> None:
+        super().__init__()
+        if cfg.width % cfg.num_heads or cfg.head_width % 2:
+            raise ValueError(f"width {cfg.width} does not split into {cfg.num_heads} heads of even width")
+        self.cfg = cfg
+        self.checkpoint_blocks = False  # recompute blocks in the backward pass instead of keeping their activations
+        patch = (1, cfg.patch, cfg.patch)
+        self.patch_embedding = PatchEmbedding(cfg.in_channels, cfg.width, kernel_size=patch, stride=patch)
+        self.text_embedding = nn.Sequential(
+            nn.Linear(cfg.text_width, cfg.width), nn.GELU(approximate="tanh"), nn.Linear(cfg.width, cfg.width)
+        )
+        self.time_embedding = nn.Sequential(
+            nn.Linear(cfg.freq_width, cfg.width), nn.SiLU(), nn.Linear(cfg.width, cfg.width)
+        )
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(cfg.width, 6 * cfg.width))
+        self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.num_layers))
+        self.head = Head(cfg)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Wan's initialisation: Xavier everywhere, small text and time MLPs, a head that starts at zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
+        nn.init.zeros_(self.patch_embedding.bias)
+        for mlp in (self.text_embedding, self.time_embedding):
+            for layer in (mlp[0], mlp[2]):
+                nn.init.normal_(layer.weight, std=0.02)
+        nn.init.zeros_(self.head.head.weight)
+
+    def forward(
+        self,
+        x_t: Latents,
+        sigma: FrameSigma,
+        text: Text | TextMemory,
+        *,
+        bounds: list[Span] | None = None,
+        window: int | None = None,
+        sink: int = 0,
+        past: Past | PastOfMany | None = None,
+    ) -> Latents:
+        """The velocity of x_t. `bounds` (with `window`, `sink`) or `past` make it causal; never both."""
+        p = self.cfg.patch
+        height, width = x_t.shape[-2] // p, x_t.shape[-1] // p
+        if x_t.shape[-2] % p or x_t.shape[-1] % p:
+            raise ValueError(f"latents of {x_t.shape[-2]}x{x_t.shape[-1]} do not split into {p}x{p} patches")
+        dtype = x_t.dtype
+
+        sight: Sight = SeeAll()
+        first_frames = [0]
+        if past is not None:
+            sight, first_frames = SeePast(past), past.first_frames
+        elif bounds is not None:
+            sight = SeeEarlierChunks(bounds, height * width, window, sink)
+        rotation = grid_rotation(
+            x_t.shape[1], height, width, self.cfg.head_width, first_frames=first_frames, device=x_t.device
+        )
+
+        level, levels = self._embed_sigma(sigma, dtype)
+        x = self.patch_embedding(x_t).to(level.dtype)  # [B, T, S, D]
+        texts = self._text_per_layer(text, dtype)
+        for block, block_text in zip(self.blocks, texts):
+            if self.checkpoint_blocks and torch.is_grad_enabled():
+                x = checkpoint(block, x, levels, block_text, rotation, sight, dtype, use_reentrant=False)
+            else:
+                x = block(x, levels, block_text, rotation, sight, dtype)
+        x = self.head(x, level)  # [B, T, S, p*p*C], channel fastest
+        return rearrange(x, "B T (h w) (p q C) -> B T C (h p) (w q)", h=height, w=width, p=p, q=p).to(dtype)
+
+    def project_text(self, text: Text) -> TextMemory:
+        """Keys and values of a prompt, once, for as many passes as use it. For inference: parameters are read outside
+        of `forward`, which sharded training must not do."""
+        embedded = self.text_embedding(text)
+        pairs = [block.cross_attn.project(embedded) for block in self.blocks]
+        return TextMemory(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
+
+    def cache_shape(self, latent_height: int, latent_width: int) -> CacheShape:
+        tokens = (latent_height // self.cfg.patch) * (latent_width // self.cfg.patch)
+        return CacheShape(self.cfg.num_layers, self.cfg.num_heads, self.cfg.head_width, tokens)
+
+    def _embed_sigma(self, sigma: FrameSigma, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """[B, T] -> the time embedding [B, T, D] and its six-fold projection [B, T, 6, D]."""
+        features = timestep_features(sigma, self.cfg.freq_width)
+        if self.cfg.precision == "plain":
+            level = self.time_embedding(features.to(dtype))
+            return level, self.time_projection(level).unflatten(-1, (6, -1))
+        with torch.autocast(sigma.device.type, enabled=False):
+            level = linear_in(F.silu(linear_in(features, self.time_embedding[0])), self.time_embedding[2])
+            return level, linear_in(F.silu(level), self.time_projection[1]).unflatten(-1, (6, -1))
+
+    def _text_per_layer(self, text: Text | TextMemory, dtype: torch.dtype) -> list[Tensor | tuple[Tensor, Tensor]]:
+        if isinstance(text, TextMemory):
+            return list(zip(text.keys, text.values))
+        return [self.text_embedding(text.to(dtype))] * len(self.blocks)
+
+
+def num_parameters(cfg: VideoDiTConfig) -> tuple[int, int]:
+    """(values, tensors) of a network, without allocating it."""
+    with torch.device("meta"):
+        parameters = list(VideoDiT(cfg).parameters())
+    return sum(p.numel() for p in parameters), len(parameters)
