@@ -29,6 +29,10 @@ class CachePolicy:
     sink: int = 0  # first frames of the stream, never forgotten
     relative: bool = False  # place the sink directly before the window instead of ever further away
 
+    def check(self, chunk: int) -> None:
+        if self.window is not None:
+            check_window(chunk, self.window, self.sink)
+
 
 FULL = CachePolicy()
 

@@ -5,6 +5,8 @@ chunk may have another size (1+3+3...), the last one may be ragged. A `window` c
 and the `sink` (the first frames of the stream, never forgotten) included; None is everything.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,7 @@ def chunk_bounds(num_frames: int, chunk: int, first: int | None = None) -> list[
         raise ValueError(f"frames and chunk sizes must be at least 1, got {num_frames} frames, {first=}, {chunk=}")
     stops = list(range(first or chunk, num_frames, chunk))
     edges = [0, *stops, num_frames]
-    return list(zip(edges[:-1], edges[1:]))
+    return list(pairwise(edges))
 
 
 def visible_spans(span: Span, window: int | None = None, sink: int = 0) -> list[Span]:
@@ -35,7 +37,8 @@ def visible_spans(span: Span, window: int | None = None, sink: int = 0) -> list[
 def check_window(chunk: int, window: int, sink: int) -> None:
     if sink < 0 or window < sink + chunk:
         raise ValueError(
-            f"a window of {window} frames cannot hold {sink} sink frames and a chunk of {chunk}; use at least {sink + chunk}"
+            f"a window of {window} frames cannot hold {sink} sink frames and a chunk of {chunk}; "
+            f"use at least {sink + chunk}"
         )
 
 

@@ -9,6 +9,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -73,7 +74,7 @@ def sigmas_from_timesteps(timesteps: Sequence[float], warp_shift: float | None =
     the closed form below: 1000/750/500/250 at shift 8 is 1000/960/888.9/727.3.
     """
     levels = [t / NUM_TIMESTEPS for t in timesteps if t > 0]
-    if not levels or any(a <= b for a, b in zip(levels, levels[1:])) or levels[0] > 1:
+    if not levels or any(a <= b for a, b in pairwise(levels)) or levels[0] > 1:
         raise ValueError(f"a step list must fall strictly from at most {NUM_TIMESTEPS}; got {list(timesteps)}")
     if warp_shift is not None:
         levels = [shift_sigma(s, warp_shift) for s in levels]

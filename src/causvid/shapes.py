@@ -4,7 +4,7 @@
     L tokens = T*S    S tokens per latent frame    M remembered tokens    Y text tokens
     D model width    N heads    E head width    Q denoising steps
 
-Public layout is [B, T, C, H, W] at every boundary. Values: `video` is float RGB in [-1, 1], `frames` is uint8 at the edges.
+Public layout is [B, T, C, H, W] at every boundary. `video` is float RGB in [-1, 1]; `frames` are uint8, at the edges.
 """
 
 from collections.abc import Callable

@@ -51,7 +51,8 @@ def num_latent_frames(num_frames: int, time_factor: int = 4) -> int:
     if num_frames < 1 or (num_frames - 1) % time_factor:
         lower = max(1, num_frames - (num_frames - 1) % time_factor)
         raise ValueError(
-            f"{num_frames} frames do not fill whole latent frames (1 + {time_factor}k); use {lower} or {lower + time_factor}"
+            f"{num_frames} frames do not fill whole latent frames (1 + {time_factor}k); "
+            f"use {lower} or {lower + time_factor}"
         )
     return 1 + (num_frames - 1) // time_factor
 

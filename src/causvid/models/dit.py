@@ -278,6 +278,15 @@ class VideoDiT(nn.Module):
                 nn.init.normal_(layer.weight, std=0.02)
         nn.init.zeros_(self.head.head.weight)
 
+    def cast(self, dtype: torch.dtype) -> VideoDiT:
+        """Weights in `dtype`, but for what `islands` keeps in float32."""
+        self.to(dtype)
+        if self.cfg.precision == "islands":
+            for name, parameter in self.named_parameters():
+                if is_island(name):
+                    parameter.data = parameter.data.float()
+        return self
+
     def forward(
         self,
         x_t: Latents,
@@ -342,6 +351,11 @@ class VideoDiT(nn.Module):
         if isinstance(text, TextMemory):
             return list(zip(text.keys, text.values))
         return [self.text_embedding(text.to(dtype))] * len(self.blocks)
+
+
+def is_island(name: str) -> bool:
+    """Is this parameter one that the `islands` precision keeps in float32?"""
+    return name.startswith(("time_", "head.")) or "norm" in name or name.endswith("modulation")
 
 
 def num_parameters(cfg: VideoDiTConfig) -> tuple[int, int]:

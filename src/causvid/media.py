@@ -1,0 +1,211 @@
+"""Pictures and videos in and out of files. A file appears whole under its name or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from causvid.errors import UserError
+
+VIDEO_CODECS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
+MOVIE_SUFFIXES = (*VIDEO_CODECS, ".gif")
+SHEET_SUFFIXES = (".png", ".jpg", ".webp")
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name in the folder of `path`; it becomes `path` if the block ends well, and vanishes if it does not."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place with -o") from None
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp is private, a result is not
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_output(path: Path, allowed: Iterable[str] = (*MOVIE_SUFFIXES, *SHEET_SUFFIXES)) -> None:
+    """Refuse a hopeless output before hours of work go into it."""
+    allowed = tuple(allowed)
+    if path.suffix.lower() not in allowed:
+        raise UserError(f"cannot tell what to write from '{path.name}'; end it in one of {' '.join(allowed)}")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file")
+    with whole_file(path.with_name(f".{path.name}.probe")) as probe:
+        probe.touch()
+    path.with_name(f".{path.name}.probe").unlink()
+
+
+class VideoWriter:
+    """Frames into a movie file as they come. Use as a context manager; what was written before an interruption stays
+    playable: leaving through KeyboardInterrupt finishes the file."""
+
+    def __init__(self, path: str | Path, fps: float) -> None:
+        self.path, self.fps = Path(path), fps
+        self.num_frames = 0
+        self._suffix = self.path.suffix.lower()
+        if self._suffix not in MOVIE_SUFFIXES:
+            raise UserError(f"cannot write a movie to '{self.path.name}'; end it in one of {' '.join(MOVIE_SUFFIXES)}")
+        self._stack = contextlib.ExitStack()
+        self._pictures: list[Image.Image] = []
+
+    def __enter__(self) -> VideoWriter:
+        self._temporary = self._stack.enter_context(whole_file(self.path))
+        self._container = self._stream = None
+        return self
+
+    def write(self, frames: np.ndarray) -> None:
+        """uint8 [F, H, W, 3]"""
+        self.num_frames += len(frames)
+        if self._suffix == ".gif":
+            self._pictures += [Image.fromarray(frame) for frame in frames]
+            return
+        import av
+
+        if self._container is None:
+            self._container = av.open(str(self._temporary), "w")
+            from fractions import Fraction
+
+            self._stream = self._container.add_stream(
+                VIDEO_CODECS[self._suffix], rate=Fraction(self.fps).limit_denominator(1001)
+            )
+            # players expect 4:2:0 with even sides; small pictures are doubled so that colour edges survive it
+            self._scale = 4 if frames.shape[2] < 256 else 1
+            self._stream.height = frames.shape[1] * self._scale // 2 * 2
+            self._stream.width = frames.shape[2] * self._scale // 2 * 2
+            self._stream.pix_fmt = "yuv420p"
+            self._stream.options = {"crf": "18"} if self._suffix != ".webm" else {"crf": "28", "b": "0"}
+        for frame in frames:
+            size = (self._stream.width, self._stream.height)
+            picture = Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)
+            for packet in self._stream.encode(av.VideoFrame.from_image(picture)):
+                self._container.mux(packet)
+
+    def __exit__(self, kind, error, traceback) -> bool | None:
+        interrupted = kind is KeyboardInterrupt and self.num_frames > 0
+        if kind is None or interrupted:
+            self._finish()
+            self._stack.close()
+            return None
+        if self._container is not None:
+            self._container.close()
+        return self._stack.__exit__(kind, error, traceback)
+
+    def _finish(self) -> None:
+        if self._suffix == ".gif":
+            if not self._pictures:
+                raise UserError(f"there are no frames to write to {self.path}")
+            first, *rest = self._pictures
+            first.save(self._temporary, save_all=True, append_images=rest, duration=round(1000 / self.fps), loop=0)
+            return
+        if self._container is None:
+            raise UserError(f"there are no frames to write to {self.path}")
+        for packet in self._stream.encode():
+            self._container.mux(packet)
+        self._container.close()
+
+
+def write_video(path: str | Path, frames: np.ndarray, fps: float) -> Path:
+    """Frames uint8 [F, H, W, 3] to .mp4, .mov, .mkv, .webm, .gif, or a contact sheet (.png, .jpg, .webp)."""
+    path = Path(path)
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        raise UserError(f"frames must be uint8 [F, H, W, 3], got {frames.dtype} {list(frames.shape)}")
+    if path.suffix.lower() in SHEET_SUFFIXES:
+        with whole_file(path) as temporary:
+            contact_sheet(frames, fps).save(temporary)
+        return path
+    with VideoWriter(path, fps) as writer:
+        writer.write(frames)
+    return path
+
+
+def contact_sheet(frames: np.ndarray, fps: float, columns: int = 6, max_pictures: int = 24) -> Image.Image:
+    """A clip at a glance: evenly spaced frames in rows, the time under each."""
+    from PIL import ImageDraw
+
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(max_pictures, len(frames))).round().astype(int))
+    scale = max(1, 192 // frames.shape[2])
+    width, height, gap, label = frames.shape[2] * scale, frames.shape[1] * scale, 4, 14
+    columns = min(columns, len(chosen))
+    rows = -(-len(chosen) // columns)
+    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap + label) + gap), (24, 24, 28))
+    draw = ImageDraw.Draw(sheet)
+    for place, index in enumerate(chosen):
+        x, y = gap + place % columns * (width + gap), gap + place // columns * (height + gap + label)
+        sheet.paste(Image.fromarray(frames[index]).resize((width, height), Image.Resampling.BICUBIC), (x, y))
+        draw.text((x + 2, y + height + 1), f"{index / fps:.2f} s", fill=(200, 200, 205))
+    return sheet
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """uint8 [H, W, 3]"""
+    path = Path(path)
+    _must_exist(path)
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is not a picture that can be read ({error})") from None
+
+
+def read_video(path: str | Path, fps: float, *, max_seconds: float | None = None) -> np.ndarray:
+    """uint8 [F, H, W, 3], re-timed to `fps` by taking the frame that is on screen at each instant."""
+    import av
+
+    path = Path(path)
+    _must_exist(path)
+    frames: list[np.ndarray] = []
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise UserError(f"{path} holds no video")
+            for frame in container.decode(video=0):
+                time = frame.time or 0.0
+                if max_seconds is not None and time > max_seconds:
+                    break
+                due = round(time * fps) + 1
+                if due > len(frames):
+                    frames += [frame.to_ndarray(format="rgb24")] * (due - len(frames))
+    except av.FFmpegError as error:
+        raise UserError(f"{path} is not a video that can be read ({error.strerror})") from None
+    if not frames:
+        raise UserError(f"{path} holds no frames")
+    return np.stack(frames)
+
+
+def fit(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Crop the middle to the wanted shape, then resize. [F, H, W, 3] or [H, W, 3]."""
+    if frames.ndim == 3:
+        return fit(frames[None], height, width)[0]
+    source_height, source_width = frames.shape[1:3]
+    scale = min(source_height / height, source_width / width)
+    crop_h, crop_w = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (source_height - crop_h) // 2, (source_width - crop_w) // 2
+    cropped = frames[:, top : top + crop_h, left : left + crop_w]
+    if (crop_h, crop_w) == (height, width):
+        return cropped
+    resized = [Image.fromarray(f).resize((width, height), Image.Resampling.LANCZOS) for f in cropped]
+    return np.stack([np.asarray(picture) for picture in resized])
+
+
+def _must_exist(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")

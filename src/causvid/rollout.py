@@ -1,0 +1,203 @@
+"""Few-step generation chunk by chunk (Algorithm 2): the one loop that scripts, server, evaluation and training use.
+
+A chunk starts as noise. At each level the student predicts x0, which is noised again to the next level with fresh
+noise. The finished chunk is committed by one more pass at sigma 0, and that pass is deferred: a chunk is handed out
+first and committed when the next one is asked for, or earlier by whoever has time to spare.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from causvid import flow
+from causvid.cache import FULL, CachePolicy, KVCache, Past, PastOfMany
+from causvid.errors import UserError
+from causvid.models.dit import TextMemory, VideoDiT
+from causvid.noise import chunk_noise
+from causvid.shapes import Latents, Text
+
+Draw = Callable[[int], Tensor]  # draw index -> noise of the chunk's shape
+Network = Callable[..., Tensor]  # (x_t, sigma, text, past=...) -> v
+
+PromptMode = Literal["keep", "recache", "flush"]
+
+
+def denoise_chunk(
+    model: Network,
+    x: Latents,
+    sigmas: Sequence[float],
+    text: Text | TextMemory,
+    draw: Draw,
+    *,
+    past: Past | PastOfMany | None = None,
+    grad_step: int | None = None,
+) -> Latents:
+    """x at sigmas[0] -> x0. With `grad_step`, a training roll-out: gradients flow through that step only, and it is the
+    last one taken."""
+    with torch.set_grad_enabled(False):
+        for step, (sigma, sigma_next) in enumerate(zip(sigmas[:-1], sigmas[1:])):
+            level = torch.full(x.shape[:2], sigma, device=x.device)
+            if step == grad_step:
+                with torch.enable_grad():
+                    return flow.x0_from_velocity(x, model(x, level, text, past=past), level)
+            x = flow.x0_from_velocity(x, model(x, level, text, past=past), level)
+            if sigma_next > 0:
+                x = flow.add_noise(x, draw(step + 1).to(x), torch.full_like(level, sigma_next))
+    return x
+
+
+@torch.no_grad()
+def commit_chunk(model: Network, x0: Latents, text: Text | TextMemory, past: Past | PastOfMany) -> None:
+    """The clean pass: fill the chunk's slots with keys of its final frames and make it part of the past."""
+    model(x0, torch.zeros(x0.shape[:2], device=x0.device), text, past=past)
+    past.commit()
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How a student is run. Comes with its weights."""
+
+    sigmas: tuple[float, ...]  # decreasing, ends in 0
+    chunk: int  # latent frames per chunk
+    shift: float | None = None  # where `sigmas` is a shifted grid: other numbers of steps can then be asked for
+    first_chunk: int | None = None  # where the first chunk has another size
+    first_sigmas: tuple[float, ...] | None = None  # where the first chunk takes other steps
+    policy: CachePolicy = FULL
+    max_frames: int = 21  # capacity of a cache without a window
+
+    def with_steps(self, num_steps: int) -> "RolloutConfig":
+        """The same schedule with another number of steps."""
+        if num_steps == len(self.sigmas) - 1:
+            return self
+        if self.shift is None:
+            raise UserError(
+                f"this student was distilled for its own list of {len(self.sigmas) - 1} steps and has no others; "
+                f"leave out the number of steps, or use {len(self.sigmas) - 1}"
+            )
+        if num_steps < 1:
+            raise UserError(f"a chunk needs at least 1 step, got {num_steps}")
+        return replace(self, sigmas=tuple(flow.sigma_grid(num_steps, self.shift)), first_sigmas=None)
+
+    def chunk_size(self, at_start: bool) -> int:
+        return self.first_chunk or self.chunk if at_start else self.chunk
+
+    def chunk_sigmas(self, at_start: bool) -> tuple[float, ...]:
+        return self.first_sigmas or self.sigmas if at_start else self.sigmas
+
+
+@dataclass
+class Made:
+    """A chunk that is finished, and what is needed to commit it again."""
+
+    latents: Latents
+    text: Text | TextMemory
+
+
+def _covering(chunks: Sequence[Made], num_frames: int) -> int:
+    """How many chunks, from the front, it takes to hold `num_frames`; all of them if they hold fewer."""
+    total = 0
+    for count, made in enumerate(chunks):
+        if total >= num_frames:
+            return count
+        total += made.latents.shape[1]
+    return len(chunks)
+
+
+@dataclass
+class Rollout:
+    """A stream of one batch of clips: the cache, the chunk that waits for its commit, and the chunks still in sight."""
+
+    model: VideoDiT
+    cfg: RolloutConfig
+    latent_shape: tuple[int, int, int]  # channels, height, width
+    seeds: Sequence[int] = (0,)  # one per clip of the batch
+    dtype: torch.dtype = torch.float32
+    device: torch.device | str = "cpu"
+    cache: KVCache = field(init=False)
+    chunk_index: int = field(init=False, default=0)
+    _pending: Made | None = field(init=False, default=None)
+    _in_sight: list[Made] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        # fail before the first chunk, not when the window first fills up
+        self.cfg.policy.check(max(self.cfg.chunk, self.cfg.first_chunk or 0))
+        self.cache = KVCache(
+            self.model.cache_shape(*self.latent_shape[1:]),
+            self.cfg.policy,
+            batch=len(self.seeds),
+            max_frames=self.cfg.max_frames,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def step(
+        self,
+        text: Text | TextMemory,
+        *,
+        start: Latents | None = None,
+        sigmas: Sequence[float] | None = None,
+        noise: Latents | None = None,
+    ) -> Latents:
+        """The next chunk, given the prompt in force. Hands it out uncommitted.
+
+        `sigmas` replaces the step list of this chunk. `start` is a clean chunk to begin from, noised to sigmas[0]
+        (video-to-video). `noise` replaces the noise that the seed gives.
+        """
+        self.settle()
+        at_start = self.cache.num_frames == 0
+        shape = (self.cfg.chunk_size(at_start), *self.latent_shape)
+        levels = tuple(sigmas or self.cfg.chunk_sigmas(at_start))
+        x = self._noise(shape, 0) if noise is None else noise.to(device=self.device, dtype=self.dtype)
+        if start is not None:
+            level = torch.full(x.shape[:2], levels[0], device=self.device)
+            x = flow.add_noise(start.to(x), x, level)
+        past = self.cache.at_hand(x.shape[1])
+        x0 = denoise_chunk(self.model, x, levels, text, lambda draw: self._noise(shape, draw), past=past)
+        self._pending = Made(x0, text)
+        self.chunk_index += 1
+        return x0
+
+    def feed(self, latents: Latents, text: Text | TextMemory) -> None:
+        """Take a given clean chunk as the next one: an image to animate, a video to extend."""
+        self.settle()
+        self._pending = Made(latents.to(device=self.device, dtype=self.dtype), text)
+        self.chunk_index += 1
+
+    def settle(self) -> None:
+        """Commit the chunk that was handed out last, if it is not committed yet."""
+        if self._pending is not None:
+            made, self._pending = self._pending, None
+            self._commit(made)
+
+    def recache(self, text: Text | TextMemory) -> None:
+        """Recompute what is remembered as if it had been made under `text`: the look stays, the new words take hold."""
+        self.settle()
+        in_sight = self._in_sight
+        self.flush()
+        for made in in_sight:
+            self._commit(Made(made.latents, text))
+
+    def flush(self) -> None:
+        """Forget everything but the chunk count: the next chunk starts a new shot."""
+        self._pending = None
+        self._in_sight = []
+        self.cache.clear()
+
+    def _commit(self, made: Made) -> None:
+        commit_chunk(self.model, made.latents, made.text, self.cache.at_hand(made.latents.shape[1]))
+        self._in_sight.append(made)
+        policy = self.cfg.policy
+        if policy.window is None:
+            return
+        # the chunks that hold the sink stay, and the newest that fill the rest of the window
+        num_sink = _covering(self._in_sight, policy.sink)
+        recent = self._in_sight[num_sink:]
+        num_recent = _covering(recent[::-1], policy.window - policy.sink)
+        self._in_sight = self._in_sight[:num_sink] + recent[len(recent) - num_recent :]
+
+    def _noise(self, shape: tuple[int, ...], draw: int) -> Tensor:
+        noise = torch.stack([chunk_noise(seed, self.chunk_index, draw, shape) for seed in self.seeds])
+        return noise.to(device=self.device, dtype=self.dtype)

@@ -1,0 +1,68 @@
+"""Many-step sampling of a bidirectional model: Euler and Heun over any velocity, guidance, trajectories. Stateless."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from causvid import flow
+from causvid.shapes import FrameSigma, Latents, Velocity
+
+Field = Callable[[Latents, FrameSigma], Latents]  # a velocity with its text already chosen
+
+
+def guided(model: Velocity, text, no_text, guidance: float) -> Field:
+    """Classifier-free guidance as one field; a guidance of 1 costs one pass instead of two."""
+    if guidance == 1:
+        return lambda x_t, sigma: model(x_t, sigma, text)
+    return lambda x_t, sigma: flow.guide(model(x_t, sigma, text), model(x_t, sigma, no_text), guidance)
+
+
+def euler(field: Field, x: Latents, sigmas: Sequence[float], on_step: Callable[[int, Latents], None] | None = None):
+    """x at sigmas[0] -> x at sigmas[-1], first order. `on_step(i, x)` sees the state at sigmas[i], both ends too."""
+    if on_step:
+        on_step(0, x)
+    for i, (sigma, sigma_next) in enumerate(zip(sigmas[:-1], sigmas[1:])):
+        x = x + (sigma_next - sigma) * field(x, _level(x, sigma))
+        if on_step:
+            on_step(i + 1, x)
+    return x
+
+
+def heun(field: Field, x: Latents, sigmas: Sequence[float], on_step: Callable[[int, Latents], None] | None = None):
+    """Second order, two evaluations a step; the last step to 0 is as accurate as the others."""
+    if on_step:
+        on_step(0, x)
+    for i, (sigma, sigma_next) in enumerate(zip(sigmas[:-1], sigmas[1:])):
+        d = field(x, _level(x, sigma))
+        d_next = field(x + (sigma_next - sigma) * d, _level(x, sigma_next))
+        x = x + (sigma_next - sigma) * 0.5 * (d + d_next)
+        if on_step:
+            on_step(i + 1, x)
+    return x
+
+
+def trajectory(
+    solver: Callable, field: Field, x: Latents, sigmas: Sequence[float], keep: Sequence[float]
+) -> list[Latents]:
+    """The states at the levels `keep`, which must be levels of the grid: nothing is interpolated."""
+    indices = []
+    for level in keep:
+        nearest = min(range(len(sigmas)), key=lambda i: abs(sigmas[i] - level))
+        if abs(sigmas[nearest] - level) > 1e-6:
+            raise ValueError(
+                f"level {level:.6g} is not on the grid of {len(sigmas) - 1} steps; the nearest is "
+                f"{sigmas[nearest]:.6g}. Choose a number of steps whose grid contains every level to keep"
+            )
+        indices.append(nearest)
+    states: dict[int, Latents] = {}
+
+    def remember(i: int, state: Latents) -> None:
+        if i in indices:
+            states[i] = state
+
+    solver(field, x, sigmas, remember)
+    return [states[i] for i in indices]
+
+
+def _level(x: Latents, sigma: float) -> FrameSigma:
+    return torch.full(x.shape[:2], sigma, device=x.device)
