@@ -1,0 +1,70 @@
+"""Vista's words: order matters, unknown words are told, padding is nothing."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from causvid.errors import UserError
+from causvid.text import TextEncoder
+from causvid.text.vista import COMMA, END, FIRST_WORD, PAD, UNKNOWN, VistaText, VistaTextConfig, split_words
+
+WORDS = ["a", "red", "blue", "car", "bird", "hot-air", "balloon", "with", "nearby", "hops"]
+CFG = VistaTextConfig(width=32, ffn_width=64, num_layers=2, num_heads=2, length=12)
+
+
+@pytest.fixture
+def encoder() -> VistaText:
+    torch.manual_seed(0)
+    return VistaText(CFG, WORDS)
+
+
+def test_words_and_punctuation():
+    assert split_words("A red hot-air  balloon; it's  Blue.") == ["a", "red", "hot-air", "balloon", ",", "it's", "blue"]
+    assert split_words(" , ,a,, b ,") == ["a", ",", "b"]
+    assert split_words("") == [] and split_words("...") == []
+
+
+def test_ids_are_stable(encoder):
+    row = encoder.tokenize(["a zebra, hops"])[0].tolist()
+    assert row == [FIRST_WORD, UNKNOWN, COMMA, FIRST_WORD + 9, END] + [PAD] * 7
+    assert encoder.unknown_words("a Zebra, hops with 3 birds") == ["zebra", "3", "birds"]
+    with pytest.raises(ValueError, match="twice"):
+        VistaText(CFG, ["a", "a"])
+
+
+def test_it_is_a_text_encoder_and_order_matters(encoder):
+    assert isinstance(encoder, TextEncoder)
+    text = encoder(["a red car with a blue bird nearby", "a blue car with a red bird nearby"])
+    assert text.shape == (2, 12, 32)
+    # each row is compared with the row of the same word: a bag of words would make these equal
+    assert (text[0, 2] - text[1, 2]).abs().max() > 1e-3
+    swapped = encoder(["a red bird with a blue car nearby"])
+    assert (text[0].sum(0) - swapped[0].sum(0)).abs().max() > 1e-3
+
+
+def test_rows_past_the_end_are_zero_and_the_batch_does_not_matter(encoder):
+    prompts = ["a red car", "", "a blue car with a red bird nearby"]
+    together = encoder(prompts)
+    for row, (prompt, num_rows) in enumerate(zip(prompts, [4, 1, 9])):
+        assert together[row, num_rows:].abs().max() == 0
+        assert together[row, :num_rows].abs().min(dim=1).values.max() > 0
+        torch.testing.assert_close(together[row], encoder([prompt])[0], atol=1e-6, rtol=1e-5)
+
+
+def test_a_long_prompt_loses_its_tail(encoder):
+    long = " ".join(["red"] * 20)
+    assert encoder.num_lost_words(long) == 9 and encoder.num_lost_words("a red car") == 0
+    torch.testing.assert_close(encoder([long]), encoder([" ".join(["red"] * 11)]))
+
+
+def test_saved_and_loaded(encoder, tmp_path):
+    save_file(encoder.state_dict(), tmp_path / "text.safetensors", metadata=encoder.about())
+    again = VistaText.load(tmp_path / "text.safetensors")
+    assert again.vocabulary == tuple(WORDS) and again.cfg == CFG
+    torch.testing.assert_close(again(["a blue bird hops"]), encoder(["a blue bird hops"]), rtol=0, atol=0)
+    (tmp_path / "broken.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="cannot be read"):
+        VistaText.load(tmp_path / "broken.safetensors")
+    save_file(encoder.state_dict(), tmp_path / "mute.safetensors")
+    with pytest.raises(UserError, match="which words it knows"):
+        VistaText.load(tmp_path / "mute.safetensors")
