@@ -1,0 +1,42 @@
+"""Text encoders: prompts in, rows of a fixed width out; and the check that every prompt from outside passes first."""
+
+import unicodedata
+from typing import Protocol, runtime_checkable
+
+from causvid.errors import UserError
+from causvid.shapes import Text
+
+MAX_PROMPT_CHARACTERS = 8_000  # ours: far above the 512 tokens that umT5 reads, far below what stalls a server
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """What the rest of the package asks of a text encoder."""
+
+    width: int  # size of one row, D_text
+    length: int  # rows per prompt, Y
+
+    def __call__(self, prompts: list[str]) -> Text:
+        """One [Y, D_text] block per prompt; what the rows past a prompt's end hold is the encoder's own convention."""
+        ...
+
+
+def clean_prompt(text: str | bytes, *, allow_empty: bool = False, max_characters: int = MAX_PROMPT_CHARACTERS) -> str:
+    """A prompt from outside as proper text without surrounding space; a UserError says what is wrong with it."""
+    if isinstance(text, bytes):
+        try:
+            text = text.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UserError(f"the prompt is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
+    text = text.strip()
+    if not text and not allow_empty:
+        raise UserError("the prompt is empty; describe the video in a sentence.")
+    if len(text) > max_characters:
+        raise UserError(f"the prompt has {len(text):,} characters; shorten it to at most {max_characters:,}.")
+    for position, character in enumerate(text):
+        kind = unicodedata.category(character)
+        if kind == "Cs":  # how Python hands over command-line bytes that were not UTF-8
+            raise UserError(f"the prompt is not UTF-8 text (character {position}); type or save it as UTF-8.")
+        if kind == "Cc" and character not in "\t\n\r":
+            raise UserError(f"the prompt has a control character (U+{ord(character):04X}, at {position}); remove it.")
+    return text
