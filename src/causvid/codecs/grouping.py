@@ -1,9 +1,11 @@
 """How video pieces fall into the groups of pixel frames that make one latent frame each."""
 
+from torch import Tensor
+
 from causvid.shapes import Video
 
 
-def frame_groups(video: Video, started: bool, time_factor: int, space_factor: int) -> list[Video]:
+def frame_groups(video: Video, started: bool, time_factor: int, space_factor: int) -> list[Tensor]:
     """Cut a piece into one video per latent frame: one pixel frame if the clip starts here, then `time_factor` each."""
     num_frames, height, width = video.shape[1], *video.shape[3:]
     if height % space_factor or width % space_factor:
