@@ -4,8 +4,8 @@ diffusers offers no streaming call, but its encoder and decoder take their featu
 here owns one cache, and whole clips run through the same streams: pieces equal the whole by construction.
 
 Precision: the default is bfloat16, also on CPU, where float32 3-D convolutions are so slow that a whole decode takes
-five times as long. Ask for float32 to match the original Wan code closely. Latents and video come out in float32 always:
-normalisation and the clamp to [-1, 1] are done there, as in the original.
+five times as long. Ask for float32 to match the original Wan code closely. Latents and video always come out in
+float32: normalisation and the clamp to [-1, 1] are done there, as in the original.
 """
 
 import json
