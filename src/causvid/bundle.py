@@ -1,0 +1,235 @@
+"""Model: the networks, codec and text encoder that belong together, and how they are run.
+
+Networks are read when they are first needed, so a stream never pays for the teacher, nor a teacher's sample for the
+student. A saved model is a folder that holds `model.json` beside safetensors files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from causvid import config, flow, sample
+from causvid.codecs import Codec, num_latent_frames
+from causvid.errors import UserError
+from causvid.export import save_original
+from causvid.lora import LoraSet
+from causvid.media import whole_file
+from causvid.models.dit import TextMemory, VideoDiT
+from causvid.noise import chunk_noise
+from causvid.rollout import RolloutConfig
+from causvid.session import Session, StreamOptions, frames_from_video
+from causvid.shapes import FrameSigma, Latents, Text
+from causvid.text import TextEncoder, clean_prompt
+
+SPEC_FILE = "model.json"
+
+
+@dataclass(frozen=True)
+class TeacherSampling:
+    """How the bidirectional teacher is sampled by default."""
+
+    steps: int
+    guidance: float
+    shift: float
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What `model.json` says."""
+
+    name: str
+    fps: float
+    height: int
+    width: int
+    num_latents: int  # latent frames of a training clip
+    codec: Literal["vista", "wan", "tiny"]
+    text: Literal["vista", "umt5"]
+    rollout: RolloutConfig
+    teacher: TeacherSampling
+    no_prompt: str = ""  # what guidance moves away from
+    allow_empty_prompt: bool = False
+    codec_folder: str | None = None  # where codec and text live when they are too large to copy
+    text_folder: str | None = None
+
+
+Network = Callable[[], VideoDiT]
+
+
+@dataclass
+class Model:
+    """A teacher, a student, or both, with what they need to make video."""
+
+    cfg: ModelConfig
+    codec: Codec
+    text: TextEncoder
+    teacher_source: Network | None = None
+    student_source: Network | None = None
+    dtype: torch.dtype = torch.float32
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    _teacher: VideoDiT | None = field(default=None, repr=False)
+    _student: VideoDiT | None = field(default=None, repr=False)
+    _no_text: Text | None = field(default=None, repr=False)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one latent frame."""
+        factor = self.codec.space_factor
+        return self.codec.latent_channels, self.cfg.height // factor, self.cfg.width // factor
+
+    def need_teacher(self) -> VideoDiT:
+        if self._teacher is None:
+            if self.teacher_source is None:
+                raise UserError(f"the model '{self.cfg.name}' has no bidirectional teacher; stream from its student")
+            self._teacher = self.teacher_source()
+        return self._teacher
+
+    def need_student(self) -> VideoDiT:
+        if self._student is None:
+            if self.student_source is None:
+                raise UserError(
+                    f"the model '{self.cfg.name}' has no causal student; give one with student=PATH (--student on the "
+                    "command line), or sample its teacher"
+                )
+            self._student = self.student_source()
+        return self._student
+
+    # ---- text --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str]) -> Text:
+        """Prompts, checked, as the rows a network reads."""
+        checked = [clean_prompt(p, allow_empty=self.cfg.allow_empty_prompt) for p in prompts]
+        return self.text(checked).to(device=self.device, dtype=self.dtype)
+
+    @torch.no_grad()
+    def remember(self, prompt: str) -> TextMemory:
+        """A prompt, projected once for every pass of the student that uses it."""
+        return self.need_student().project_text(self.embed([prompt]))
+
+    # ---- the causal student ------------------------------------------------------------------------------------
+
+    def session(self, prompt: str, *, seed: int = 0, **options) -> Session:
+        """Start a stream. Options are those of `StreamOptions`: steps, window, sink, relative."""
+        unknown = options.keys() - StreamOptions.__dataclass_fields__.keys()
+        if unknown:
+            known = ", ".join(StreamOptions.__dataclass_fields__)
+            raise UserError(f"a session has no option {', '.join(sorted(unknown))}; it has {known}")
+        return Session(self, prompt, seed=seed, options=StreamOptions(**options))
+
+    # ---- the bidirectional teacher -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def velocity(self, x_t: Latents, sigma: FrameSigma, text: Text) -> Latents:
+        """The plain bidirectional network call; `text` is embedded already."""
+        return self.need_teacher()(x_t, sigma, text)
+
+    def sample(
+        self,
+        prompt: str,
+        *,
+        seconds: float | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        on_step: Callable[[int, Latents], None] | None = None,
+    ) -> np.ndarray:
+        """A whole clip from the teacher, many steps, every frame attending to every other. uint8 [F, H, W, 3]."""
+        latents = self.sample_latents(
+            prompt, seconds=seconds, steps=steps, guidance=guidance, seed=seed, on_step=on_step
+        )
+        with torch.no_grad():
+            return frames_from_video(self.codec.decode(latents.to(self.codec.dtype)))
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        prompt: str,
+        *,
+        seconds: float | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        on_step: Callable[[int, Latents], None] | None = None,
+    ) -> Latents:
+        teacher, how = self.need_teacher(), self.cfg.teacher
+        guidance = how.guidance if guidance is None else guidance
+        steps = how.steps if steps is None else steps
+        if steps < 1:
+            raise UserError(f"sampling needs at least 1 step, got {steps}")
+        shape = (1, self.latents_for(seconds), *self.latent_shape)
+        x = chunk_noise(seed, 0, 0, shape).to(device=self.device, dtype=self.dtype)
+        text = self.embed([prompt])
+        field = sample.guided(teacher, text, self._empty() if guidance != 1 else None, guidance)
+        return sample.euler(field, x, flow.sigma_grid(steps, how.shift), on_step)
+
+    def latents_for(self, seconds: float | None) -> int:
+        """Latent frames whose pixels last at least `seconds`; a training clip where nothing is asked for."""
+        if seconds is None:
+            return self.cfg.num_latents
+        if not 0 < seconds <= 24 * 3600:
+            raise UserError(f"a clip lasts more than 0 seconds and less than a day, got {seconds:g}")
+        factor = self.codec.time_factor
+        frames = max(1, round(seconds * self.cfg.fps))
+        return num_latent_frames(1 + -(-(frames - 1) // factor) * factor, factor)
+
+    def _empty(self) -> Text:
+        if self._no_text is None:
+            self._no_text = self.text([self.cfg.no_prompt]).to(device=self.device, dtype=self.dtype)
+        return self._no_text
+
+    # ---- weights -----------------------------------------------------------------------------------------------
+
+    def apply_lora(self, adapters: Sequence[str | Path | tuple[str | Path, float]]) -> LoraSet:
+        """Merge LoRA files, each with a scale, into whichever network is used; `unload` of the result undoes it."""
+        network = self.need_student() if self.student_source else self.need_teacher()
+        return LoraSet.apply(network, [a if isinstance(a, tuple) else (a, 1.0) for a in adapters])
+
+    def save(self, folder: str | Path) -> Path:
+        """Everything needed to load this model again with `causvid.load(folder)`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.teacher_source:
+            save_original(self.need_teacher(), folder / "teacher.safetensors")
+        if self.student_source:
+            save_original(self.need_student(), folder / "student.safetensors")
+        if self.cfg.codec == "vista":
+            self.codec.save(folder / "codec.safetensors")  # type: ignore[attr-defined]
+        if self.cfg.text == "vista":
+            self.text.save(folder / "text.safetensors")  # type: ignore[attr-defined]
+        with whole_file(folder / SPEC_FILE) as temporary:
+            temporary.write_text(json.dumps(config.to_json(self.cfg), indent=2, ensure_ascii=False) + "\n")
+        return folder
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where networks go and in which dtype."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, device: str | torch.device | None, dtype: torch.dtype | str | None) -> Place:
+        try:
+            where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            torch.zeros(1, device=where)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"cannot use the device '{device}' ({reason}); try device='cpu'") from None
+        if isinstance(dtype, str):
+            known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+            if dtype not in known:
+                raise UserError(f"there is no dtype '{dtype}'; use one of {', '.join(known)}")
+            dtype = known[dtype]
+        # bfloat16 is faster on every device; float16 is many times slower than float32 on a CPU
+        return cls(where, dtype or torch.bfloat16)
+
+    def settle(self, network: VideoDiT) -> VideoDiT:
+        return network.to(self.device).cast(self.dtype).eval().requires_grad_(False)

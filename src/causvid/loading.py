@@ -1,0 +1,109 @@
+"""`causvid.load`: a model by name, or from a folder of ours, of diffusers, or of an original Wan release."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from causvid import config, wan_world
+from causvid.bundle import SPEC_FILE, Model, ModelConfig, Network, Place
+from causvid.checkpoints import load_dit
+from causvid.codecs import Codec
+from causvid.codecs.vista import VistaCodec
+from causvid.errors import UserError
+from causvid.text import TextEncoder
+from causvid.text.vista import VistaText
+
+PACKAGED = ("vista",)
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    student: str | Path | None = None,
+    recipe: str | None = None,
+    lora: Sequence[str | Path | tuple[str | Path, float]] = (),
+) -> Model:
+    """A model by name ('vista') or folder: one of ours, a diffusers Wan pipeline, or an original Wan release.
+
+    `student` is a few-step causal checkpoint (.pt or .safetensors) to stream with, and `recipe` says how it was
+    distilled (its step list; see `causvid.wan_world.STUDENT_RECIPES`). `lora` files are merged in, each with a scale.
+    """
+    place = Place.of(device, dtype)
+    folder = find(name_or_path)
+    if (folder / SPEC_FILE).is_file():
+        model = load_ours(folder, place)
+    elif (folder / "transformer").is_dir() or (folder / "Wan2.1_VAE.pth").is_file():
+        model = wan_world.load_wan(folder, place, recipe)
+    else:
+        raise UserError(
+            f"{folder} is not a model: it holds neither {SPEC_FILE} (ours), nor transformer/ (diffusers), "
+            "nor Wan2.1_VAE.pth (original Wan)"
+        )
+    if student is not None:
+        path = Path(student)
+        model.student_source = lambda: place.settle(load_dit(path, precision="plain"))
+    if lora:
+        model.apply_lora(lora)
+    return model
+
+
+def find(name_or_path: str | Path) -> Path:
+    if str(name_or_path) in PACKAGED:
+        folder = Path(str(resources.files("causvid"))) / "weights" / str(name_or_path)
+        if not (folder / SPEC_FILE).is_file():
+            raise UserError(f"this installation lacks the weights of '{name_or_path}'; reinstall causvid")
+        return folder
+    folder = Path(name_or_path).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"there is no model '{name_or_path}': neither a packaged one ({', '.join(PACKAGED)}) nor a folder"
+        )
+    return folder
+
+
+def load_ours(folder: Path, place: Place) -> Model:
+    cfg = read_spec(folder)
+    codec: Codec
+    text: TextEncoder
+    if cfg.codec == "vista":
+        codec = VistaCodec.load(folder / "codec.safetensors").to(place.device)
+    else:
+        codec = wan_world.load_codec(_elsewhere(cfg, "codec"), place.device)
+    if cfg.text == "vista":
+        text = VistaText.load(folder / "text.safetensors").to(place.device)
+    else:
+        text = wan_world.load_text(_elsewhere(cfg, "text"), place.device)
+
+    def source(name: str) -> Network | None:
+        path = folder / f"{name}.safetensors"
+        return (lambda: place.settle(load_dit(path))) if path.is_file() else None
+
+    return Model(cfg, codec, text, source("teacher"), source("student"), place.dtype, place.device)
+
+
+def _elsewhere(cfg: ModelConfig, part: Literal["codec", "text"]) -> Path:
+    """Where a part lives that was too large to copy."""
+    place = cfg.codec_folder if part == "codec" else cfg.text_folder
+    if place is None or not Path(place).is_dir():
+        raise UserError(
+            f"the {part} of '{cfg.name}' is expected in {place}, which is not there; "
+            f"correct {part}_folder in {SPEC_FILE}"
+        )
+    return Path(place)
+
+
+def read_spec(folder: Path) -> ModelConfig:
+    path = folder / SPEC_FILE
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error})") from None
+    return config.from_json(ModelConfig, values, source=str(path))
