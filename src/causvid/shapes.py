@@ -16,8 +16,8 @@ from torch import Tensor
 Latents = Float[Tensor, "B T C H W"]
 FrameSigma = Float[Tensor, "B T"]  # noise level of every latent frame, 0 = data, 1 = noise
 Text = Float[Tensor, "B Y D_text"]
-Video = Float[Tensor, "B F 3 H W"]
-Frames = UInt8[Any, "F H W 3"]  # numpy or torch
+Video = Float[Tensor, "B F 3 H_pixels W_pixels"]  # latents have an H and W of their own
+Frames = UInt8[Any, "F H_pixels W_pixels 3"]  # numpy or torch
 TokenMask = Bool[Tensor, "L L"]
 Scalar = Float[Tensor, ""]
 

@@ -12,6 +12,7 @@ import torch
 from causvid.shapes import Latents, Video
 
 
+@runtime_checkable
 class CodecStream(Protocol):
     """One direction of one clip. Feed it in order; it starts at the first frame of a clip."""
 

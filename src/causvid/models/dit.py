@@ -13,7 +13,7 @@ Noise levels are per latent frame, [B, T], and modulate their frame by broadcast
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +70,7 @@ class TextMemory:
         )
 
 
+@runtime_checkable
 class Sight(Protocol):
     """What the frames at hand may attend to."""
 
