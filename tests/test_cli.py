@@ -1,0 +1,93 @@
+"""The command line from outside: one sentence and a non-zero exit for mistakes, and no torch for `--help`."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from causvid import cli
+from causvid.errors import UserError
+
+
+def run(*arguments: str, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "causvid.cli", *arguments], capture_output=True, text=True, timeout=60, **options
+    )
+
+
+def test_help_and_import_need_no_torch():
+    code = """
+import sys, causvid, causvid.cli
+from typer.testing import CliRunner
+result = CliRunner().invoke(causvid.cli.app, ["--help"])
+assert result.exit_code == 0 and "generate" in result.output
+assert CliRunner().invoke(causvid.cli.app, ["generate", "--help"]).exit_code == 0
+heavy = {"torch", "diffusers", "transformers", "av", "fastapi"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.slow
+def test_help_is_quick():
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        assert run("--help").returncode == 0
+        times.append(time.perf_counter() - start)
+    assert min(times) <= 0.3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "x", "-o", "clip.xyz"], "cannot tell what to write"),
+        (["generate", "x", "-o", "/proc/none/clip.mp4"], "cannot write"),
+        (["generate", "x", "-o", "clip.mp4", "--seconds", "-3"], "more than 0 seconds"),
+        (["generate", "x", "-o", "clip.mp4", "--at", "soon", "it snows"], "'soon' is not a time"),
+        (["generate", "x", "-o", "clip.mp4", "--at", "4s"], "lacks a prompt"),
+        (["generate", "x", "-o", "clip.mp4", "--model", "/nowhere"], "there is no model '/nowhere'"),
+        (["generate", "x", "-o", "clip.mp4", "--teacher", "--at", "1s", "y"], "leave out --teacher or --at"),
+        (["convert", "/nowhere", "-o", "x", "--to", "onnx"], "no layout 'onnx'"),
+        (["convert", "/nowhere", "-o", "x"], "/nowhere"),
+        (["config", "diff", "/nowhere", "/nowhere"], "not a configuration"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_leave_nothing(tmp_path, arguments, message):
+    result = run(*arguments, cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("causvid: ") and message in lines[0], result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_usage_has_its_own_exit_code():
+    assert run("generate").returncode == 2
+    assert run("generate", "x", "--nonsense").returncode == 2
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("4", 4), ("4s", 4), ("1.5s", 1.5), ("1:30", 90), ("0", 0)])
+def test_times(text, seconds):
+    assert cli.read_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1s", "nan", "inf", "1:x"])
+def test_times_that_are_none(text):
+    with pytest.raises(UserError, match="is not a time"):
+        cli.read_time(text)
+
+
+def test_a_time_and_a_prompt_become_one_word():
+    arguments = ["generate", "x", "--at", "4s", "it snows", "--at", "8s then night", "--seed", "1"]
+    assert cli.join_times(arguments) == ["generate", "x", "--at", "4s it snows", "--at", "8s then night", "--seed", "1"]
+    assert cli.read_change("4s it snows") == (4.0, "it snows")
+
+
+def test_lora_scales():
+    assert cli._read_lora("style.safetensors") == ("style.safetensors", 1.0)
+    assert cli._read_lora("style.safetensors:0.5") == ("style.safetensors", 0.5)
+    with pytest.raises(UserError, match="FILE or FILE:SCALE"):
+        cli._read_lora("style.safetensors:half")
