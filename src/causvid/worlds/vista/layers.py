@@ -1,0 +1,64 @@
+"""Scrolling strips under changing light, laid into the picture frame by frame while each frame is in the cache."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from causvid.worlds.vista.canvas import F32, Strip
+from causvid.worlds.vista.truth import Labels
+
+
+@dataclass
+class Moments:
+    """Frames grouped by equal light: `which` [F] says which of the N distinct moments each frame shows."""
+
+    which: np.ndarray
+    groups: list[np.ndarray]
+
+    @staticmethod
+    def of(*series: np.ndarray) -> tuple["Moments", np.ndarray]:
+        """Group frames by the values of all series [F]; the second result has the distinct values [N, len(series)]."""
+        table = np.round(np.stack(series, 1).astype(np.float64), 6)
+        values, which = np.unique(table, axis=0, return_inverse=True)
+        which = which.reshape(-1)
+        return Moments(which, [np.flatnonzero(which == k) for k in range(len(values))]), values
+
+
+def scroll(image: np.ndarray, strip: Strip, left: np.ndarray, moments: Moments, gain: np.ndarray, haze: np.ndarray,
+           night: np.ndarray, labels: Labels | None = None) -> None:  # fmt: skip
+    """Lay a strip whose left picture edge is at world x `left` [F]; per moment: colour * gain + haze, plus night lights.
+
+    gain, haze: [N, 3] (haze is per unit of coverage); night: [N].
+    """
+    rows = np.flatnonzero(strip.alpha.any(1))
+    if not len(rows):
+        return
+    rows = slice(int(rows[0]), int(rows[-1]) + 1)
+    width = strip.view.width
+    half = np.round(left * strip.view.scale * 2).astype(int) - 2 * strip.first  # in half pixels: two samples a pixel
+    keep = 1 - strip.alpha[rows]
+    for moment, frames in enumerate(moments.groups):
+        low, high = int(half[frames].min()), int(half[frames].max()) + 2 * width
+        cut = slice(low, high)
+        alpha = strip.alpha[rows, cut]
+        lit = strip.rgb[:, rows, cut] * gain[moment][:, None, None]
+        lit += alpha * haze[moment][:, None, None]
+        if strip.glow is not None and night[moment] > 0:
+            lit += strip.glow[:, rows, cut] * night[moment]
+        phases = [None, None]
+        for phase in {int(h - low) & 1 for h in half[frames]}:
+            even = slice(phase, phase + (high - low - phase) // 2 * 2)
+            phases[phase] = (_pairs(keep[:, cut][:, even]), _pairs(lit[:, :, even]))
+        for i in frames:
+            phase, x = (half[i] - low) & 1, (half[i] - low) >> 1
+            below, above = phases[phase]
+            part = image[i][:, rows]
+            part *= below[:, x : x + width]
+            part += above[:, :, x : x + width]
+            if labels is not None and int(i) in labels.row_of:
+                samples = slice(int(half[i]), int(half[i]) + 2 * width, 2)
+                labels.stamp(int(i), rows, slice(None), strip.alpha[rows, samples] > 0.5, strip.kind[rows, samples])
+
+
+def _pairs(samples: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(F32(0.5) * (samples[..., 0::2] + samples[..., 1::2]))
