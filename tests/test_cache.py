@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY, random_dit
 
 from causvid.cache import FULL, CachePolicy, CacheShape, KVCache, PastOfMany
 from causvid.chunks import chunk_bounds, hold_per_chunk, token_mask
 from causvid.models import dit as dit_module
 from causvid.rope import grid_rotation, rotate, shift_in_time
+from conftest import TINY, random_dit
 
 NUM_FRAMES, HEIGHT, WIDTH = 13, 6, 10
 TOLERANCE = 1e-5  # at an output scale of about 2, over three layers

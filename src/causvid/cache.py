@@ -175,8 +175,8 @@ class Past:
             past = [run for span in self._past_spans() for run in self.cache.slots(*span)]
             yield (
                 slice(None),
-                torch.cat([*(keys[:, run].clone() for run in past), k_BLNE.to(self.dtype)], dim=1),
-                torch.cat([*(values[:, run].clone() for run in past), v_BLNE.to(self.dtype)], dim=1),
+                torch.cat([*(keys[:, run] for run in past), k_BLNE.to(self.dtype)], dim=1),
+                torch.cat([*(values[:, run] for run in past), v_BLNE.to(self.dtype)], dim=1),
             )
             return
         taken = 0
