@@ -1,0 +1,237 @@
+"""Clips as latents on disk: worker processes render and encode, training reads. World and codec are arguments.
+
+    cache/
+        index.json                     what the cache was made from
+        images/shard-00000.safetensors     latents [N, T, C, h, w] fp16, seeds [N], truth [N, T, gh, gw] uint8;
+                                           captions in the metadata, several for each clip
+
+Clip i of a pool is a function of its seed alone, so a cache can be continued after any interruption and is the same
+whichever process makes which shard. A shard appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from causvid.codecs import Codec
+from causvid.errors import UserError
+from causvid.media import whole_file
+from causvid.noise import mix, seeded
+from causvid.shapes import Latents
+
+INDEX = "index.json"
+ENCODE_AT_ONCE = 64  # pixel frames in one pass of the codec: enough to fill a core, small enough for its cache
+
+
+@dataclass(frozen=True)
+class PoolSpec:
+    """One length of clip. Its seeds are first_seed, first_seed + 1, ..."""
+
+    name: str
+    num_latents: int
+    num_clips: int
+    clips_per_shard: int = 128
+    first_seed: int = 0
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_clips // self.clips_per_shard)
+
+    def seeds(self, shard: int) -> range:
+        start = shard * self.clips_per_shard
+        stop = min(start + self.clips_per_shard, self.num_clips)
+        return range(self.first_seed + start, self.first_seed + stop)
+
+
+@dataclass(frozen=True)
+class Clip:
+    frames: np.ndarray  # uint8 [F, H, W, 3]
+    captions: list[str]
+    truth: np.ndarray | None = None  # uint8 [T, gh, gw]: what each patch of each latent frame shows
+
+
+class Source(Protocol):
+    """Makes clip number `seed` with `num_latents` latent frames. Sent to worker processes, so it must pickle."""
+
+    def __call__(self, seed: int, num_latents: int) -> Clip: ...
+
+
+# ---- writing -----------------------------------------------------------------------------------------------------
+
+
+def write_cache(
+    folder: Path,
+    pools: Sequence[PoolSpec],
+    source: Source,
+    load_codec: Callable[[], Codec],
+    *,
+    made_from: dict[str, str],
+    num_workers: int = 1,
+    on_shard: Callable[[int, int], None] | None = None,
+) -> None:
+    """Make what is missing. `made_from` names world and codec; a cache of another origin is refused, not mixed.
+
+    `num_workers` processes share the work; 0 does it in this one. `on_shard(done, total)` is told of every shard."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder, pools, made_from)
+    jobs = [(spec, shard) for spec in pools for shard in range(spec.num_shards)]
+    for spec in pools:
+        for leftover in (folder / spec.name).glob(".shard-*"):  # of a process that was killed while writing
+            leftover.unlink()
+    missing = [(spec, shard) for spec, shard in jobs if not shard_file(folder, spec.name, shard).exists()]
+    done = len(jobs) - len(missing)
+    for _ in _make_shards(folder, missing, source, load_codec, num_workers):
+        done += 1
+        if on_shard:
+            on_shard(done, len(jobs))
+
+
+def _make_shards(
+    folder: Path, jobs: list[tuple[PoolSpec, int]], source: Source, load_codec: Callable[[], Codec], num_workers: int
+) -> Iterator[None]:
+    """Yields once for every shard that stands on disk."""
+    if num_workers == 0:
+        codec = load_codec()
+        for spec, shard in jobs:
+            write_shard(shard_file(folder, spec.name, shard), spec, spec.seeds(shard), source, codec)
+            yield
+        return
+    context = get_context("spawn")  # forked processes inherit locks of torch's thread pools
+    with ProcessPoolExecutor(num_workers, context, initializer=_start_worker, initargs=(load_codec,)) as workers:
+        try:
+            tasks = [workers.submit(_make_shard, folder, spec, shard, source) for spec, shard in jobs]
+            for task in as_completed(tasks):
+                yield task.result()
+        except BaseException:
+            workers.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def shard_file(folder: Path, pool: str, shard: int) -> Path:
+    return folder / pool / f"shard-{shard:05d}.safetensors"
+
+
+def write_shard(path: Path, spec: PoolSpec, seeds: Sequence[int], source: Source, codec: Codec) -> None:
+    """Render and encode these clips into one file."""
+    clips = [source(seed, spec.num_latents) for seed in seeds]
+    group = max(1, ENCODE_AT_ONCE // len(clips[0].frames))
+    latents = []
+    for start in range(0, len(clips), group):
+        frames = torch.from_numpy(np.stack([clip.frames for clip in clips[start : start + group]]))
+        video = (frames.permute(0, 1, 4, 2, 3).float() / 127.5 - 1).to(codec.dtype)
+        with torch.no_grad():
+            latents.append(codec.encode(video).to(torch.float16))
+    tensors = {"latents": torch.cat(latents), "seeds": torch.tensor(list(seeds))}
+    truths = [clip.truth for clip in clips if clip.truth is not None]
+    if truths:
+        tensors["truth"] = torch.from_numpy(np.stack(truths))
+    with whole_file(path) as temporary:
+        save_file(tensors, temporary, metadata={"captions": json.dumps([clip.captions for clip in clips])})
+
+
+_codec: Codec | None = None  # of a worker process: loaded once, for all its shards
+
+
+def _start_worker(load_codec: Callable[[], Codec]) -> None:
+    global _codec
+    torch.set_num_threads(1)
+    _codec = load_codec()
+
+
+def _make_shard(folder: Path, spec: PoolSpec, shard: int, source: Source) -> None:
+    assert _codec is not None
+    write_shard(shard_file(folder, spec.name, shard), spec, spec.seeds(shard), source, _codec)
+
+
+def _claim(folder: Path, pools: Sequence[PoolSpec], made_from: dict[str, str]) -> None:
+    """Write the index, or check that the cache that is there has the same origin and the same seeds."""
+    index = {"made_from": made_from, "pools": {}}
+    if (folder / INDEX).exists():
+        index = json.loads((folder / INDEX).read_text())
+        if index["made_from"] != made_from:
+            raise UserError(f"{folder} was made from {index['made_from']}, not {made_from}; choose another folder.")
+    for spec in pools:
+        before = index["pools"].get(spec.name)
+        # more clips may be added to a pool; everything else decides which clip is where
+        if before is not None and before | {"num_clips": spec.num_clips} != asdict(spec):
+            raise UserError(
+                f"pool '{spec.name}' in {folder} was laid out as {before}; keep to it, or use another folder."
+            )
+        _drop_short_tail(folder, spec, before)
+        index["pools"][spec.name] = asdict(spec)
+    with whole_file(folder / INDEX) as temporary:
+        temporary.write_text(json.dumps(index, indent=1) + "\n")
+
+
+def _drop_short_tail(folder: Path, spec: PoolSpec, before: dict | None) -> None:
+    """A pool that grows makes its last, partly filled shard anew."""
+    if before is not None and before["num_clips"] != spec.num_clips:
+        shard_file(folder, spec.name, before["num_clips"] // spec.clips_per_shard).unlink(missing_ok=True)
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    latents: Latents  # float32
+    captions: list[str]
+    truth: Tensor | None  # uint8 [B, T, gh, gw]
+
+
+class Pool:
+    """All finished shards of a pool, in memory: 75 kB for a clip of 21 latent frames, 4 kB for an image."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.name = name
+        files = sorted((folder / name).glob("shard-*.safetensors"))
+        if not files:
+            raise UserError(f"{folder} has no clips in '{name}'; make them first with `causvid data`.")
+        latents, truths, self.captions = [], [], []
+        digest = hashlib.sha256()
+        for file in files:
+            with safe_open(file, framework="pt") as shard:
+                latents.append(shard.get_tensor("latents"))
+                digest.update(shard.get_tensor("seeds").numpy().tobytes())
+                digest.update(latents[-1][0].numpy().tobytes())
+                self.captions += json.loads(shard.metadata()["captions"])
+                if "truth" in shard.keys():  # noqa: SIM118 (a safetensors file, not a dict)
+                    truths.append(shard.get_tensor("truth"))
+        self.latents = torch.cat(latents)
+        self.truth = torch.cat(truths) if truths else None
+        self.identity = digest.hexdigest()[:16]
+        self._order: list[int] = []
+        self._order_of: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def batch(self, position: int, size: int, num_frames: int, seed: int) -> Batch:
+        """Clips number `position` ... of an endless sequence that visits every clip once per epoch, in an order that
+        the epoch decides. Clips are cut to their first `num_frames`: the first latent frame of a clip is unlike others.
+        """
+        rows = [self._row(place, seed) for place in range(position, position + size)]
+        told = [self.captions[row] for row in rows]
+        chosen = [captions[mix(seed, place) % len(captions)] for place, captions in enumerate(told, position)]
+        truth = None if self.truth is None else self.truth[rows, :num_frames]
+        return Batch(self.latents[rows, :num_frames].float(), chosen, truth)
+
+    def _row(self, place: int, seed: int) -> int:
+        epoch, rest = divmod(place, len(self))
+        if self._order_of != (epoch, seed):
+            self._order_of = (epoch, seed)
+            self._order = torch.randperm(len(self), generator=seeded(seed, epoch)).tolist()
+        return self._order[rest]

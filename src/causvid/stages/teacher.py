@@ -1,0 +1,331 @@
+"""The teacher: flow matching on clips of growing length, with its text encoder. It sees both ways, or is causal.
+
+Reads:  pools of latents with captions (data/clips.py), a codec for sample sheets.
+Writes: a run folder; weights/teacher.safetensors and weights/text.safetensors hold the averaged weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from causvid import flow, sample
+from causvid.chunks import Span, chunk_bounds, hold_per_chunk
+from causvid.data.clips import Batch, Pool
+from causvid.errors import UserError
+from causvid.models.dit import VideoDiT, VideoDiTConfig
+from causvid.noise import seeded
+from causvid.presets import VISTA_DIT, VISTA_TEXT
+from causvid.shapes import FrameSigma, Latents, Velocity, Video
+from causvid.text.vista import VistaText, VistaTextConfig
+from causvid.training import parallel
+from causvid.training.checkpoint import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint, write_weights
+from causvid.training.cpu import compile_blocks, fast_training
+from causvid.training.ema import EMA
+from causvid.training.monitors import LossBySigma
+from causvid.training.optim import OptimConfig, all_parameters, build_optimizers, learning_rate, step_all
+from causvid.training.run import Budget, Run, stop_signal
+from causvid.training.sheet import draw_sheet
+
+LOG_EVERY = 10  # steps
+STATUS_SECONDS = 20.0
+SHEET_SEED = 0x5EED
+
+# ---- config --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LengthConfig:
+    """Clips of one length, trained in batches of their own."""
+
+    pool: str
+    num_frames: int  # latent frames
+    batch: int
+    shift: float  # of the training levels: longer clips need more noise to hide as much
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Until this part of the run, steps are of the given lengths in these proportions."""
+
+    until: float
+    mix: tuple[float, ...]  # one weight per length
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    model: VideoDiTConfig
+    text: VistaTextConfig
+    data: str  # folder of pools
+    lengths: tuple[LengthConfig, ...]
+    phases: tuple[Phase, ...]
+    optim: OptimConfig
+    sight: Literal["both ways", "causal"] = "both ways"
+    chunk: int = 3  # latent frames per chunk of a causal teacher (paper, section 4.3)
+    caption_dropout: float = 0.1  # (ours; the usual rate for guidance)
+    ema_decay: float = 0.999
+    align_weight: float = 0.5  # of the renderer's patch classes as a second target; 0 = off
+    align_layer: int = 3  # the block whose output must tell them
+    num_classes: int = 64  # of the patch classes
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    compile: bool = False
+    seed: int = 0
+    init: str | None = None  # a checkpoint folder whose averaged weights to start from
+    checkpoint_minutes: float = 5.0
+    sample_minutes: float = 15.0
+    sample_guidance: float = 3.0
+    sample_steps: int = 25
+    sample_shift: float = 3.0
+
+
+# One CPU core for an hour or two: most of the time goes to single frames and short clips, where a sample costs least.
+VISTA = TeacherConfig(
+    model=VISTA_DIT,
+    text=VISTA_TEXT,
+    data="local/latents",
+    lengths=(
+        LengthConfig("images", 1, 64, shift=1.0),
+        LengthConfig("short", 6, 12, shift=1.5),
+        LengthConfig("long", 21, 4, shift=2.5),
+    ),
+    phases=(
+        Phase(0.30, (1.0, 0.0, 0.0)),
+        Phase(0.50, (0.3, 0.7, 0.0)),
+        Phase(1.00, (0.15, 0.15, 0.7)),
+    ),
+    optim=OptimConfig(lr=1.5e-3, decay_from=0.6),
+)
+PRESETS = {"vista": VISTA}
+
+
+# ---- losses --------------------------------------------------------------------------------------------------------
+
+
+def flow_loss(model: Velocity, x0: Latents, text: Any, sigma: FrameSigma, eps: Latents) -> FrameSigma:
+    """Flow matching: the mean squared error of the velocity, frame by frame."""
+    x_t = flow.add_noise(x0, eps, sigma)
+    return (model(x_t, sigma, text) - flow.velocity(x0, eps)).square().mean(dim=(2, 3, 4))
+
+
+def draw_levels(batch: int, bounds: list[Span], rng: torch.Generator, shift: float) -> FrameSigma:
+    """One level per chunk; a clip seen both ways is one chunk."""
+    return hold_per_chunk(flow.draw_logit_normal((batch, len(bounds)), rng, shift=shift), bounds)
+
+
+class AlignmentHead(nn.Module):
+    """Reads a block's output: which of the world's materials and entities each patch shows, before it is clean.
+
+    A second target for the teacher's middle layers (in the manner of REPA, Yu et al. 2025), dropped after training.
+    """
+
+    def __init__(self, block: nn.Module, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, num_classes))
+        self._features: Tensor | None = None
+        block.register_forward_hook(self._remember)
+
+    def forward(self, truth: Tensor) -> Tensor:
+        """Cross-entropy with [B, T, gh, gw], for the last pass of the network."""
+        assert self._features is not None
+        logits = self.mlp(self._features)  # [B, T, S, classes]
+        return F.cross_entropy(logits.float().flatten(0, 2), truth.long().flatten())
+
+    def _remember(self, block: nn.Module, args: Any, output: Tensor) -> None:
+        self._features = output
+
+
+# ---- the run -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class World:
+    """What a run needs to know besides latents: the words, and how to look at samples."""
+
+    vocabulary: tuple[str, ...]
+    prompts: list[str]  # of the sample sheets, never trained on
+    decode: Callable[[Latents], Video]
+
+
+def vista_world(num_prompts: int = 8) -> World:
+    from causvid.codecs.vista import VistaCodec
+    from causvid.worlds import vista
+
+    prompts = [vista.caption(vista.sample_scene(seed, "val"), seed, "val") for seed in range(num_prompts)]
+    return World(tuple(vista.vocabulary()), prompts, VistaCodec.load_packaged().decode)
+
+
+class Teacher(nn.Module):
+    """The network and its text encoder, trained and averaged as one."""
+
+    def __init__(self, cfg: TeacherConfig, vocabulary: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model = VideoDiT(cfg.model)
+        self.text = VistaText(cfg.text, vocabulary)
+
+    def shard(self) -> Teacher:
+        parallel.shard(self.model, self.model.blocks)
+        parallel.shard(self.text)
+        return self
+
+
+def train(
+    cfg: TeacherConfig,
+    run_dir: Path,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    device: str = "cpu",
+    world: World | None = None,
+) -> Path:
+    """Train until the budget is used up, or resume and do so. Returns the folder of the weights; `world`: Vista."""
+    sitting = Sitting(cfg, run_dir, parallel.start(device), world or vista_world())
+    budget = Budget(minutes, steps, sitting.seconds)
+    last_save = last_sheet = budget.seconds
+    with stop_signal() as stopped:
+        while (progress := budget.progress(sitting.step)) < 1 and not parallel.first_decides(len(stopped)):
+            sitting.take_step(progress)
+            sitting.seconds = budget.seconds
+            if parallel.first_decides(budget.seconds - last_save) > 60 * cfg.checkpoint_minutes:
+                sitting.save()
+                last_save = budget.seconds
+            if parallel.first_decides(budget.seconds - last_sheet) > 60 * cfg.sample_minutes:
+                sitting.write_sheet(progress)
+                last_sheet = budget.seconds
+    sitting.save()
+    sitting.write_sheet(budget.progress(sitting.step))
+    weights = run_dir / "weights"
+    write_weights(weights / "teacher.safetensors", sitting.ema.averages.model)
+    write_weights(weights / "text.safetensors", sitting.ema.averages.text, sitting.ema.averages.text.about())
+    return weights
+
+
+class Sitting:
+    """Everything that one process of a run holds between two steps."""
+
+    def __init__(self, cfg: TeacherConfig, run_dir: Path, device: torch.device, world: World) -> None:
+        self.cfg, self.device, self.world = cfg, device, world
+        self.pools = [Pool(Path(cfg.data), length.pool) for length in cfg.lengths]
+        self.run = Run(run_dir, cfg, data=" ".join(pool.identity for pool in self.pools))
+        torch.manual_seed(cfg.seed)
+        self.teacher = Teacher(cfg, world.vocabulary).to(device)
+        if cfg.init is not None:
+            load_checkpoint(read_checkpoint(Path(cfg.init)), modules={"ema": self.teacher}, optimizers={})
+        self.ema = EMA(deepcopy(self.teacher).shard(), cfg.ema_decay)
+        self.teacher.shard()
+        block = self.teacher.model.blocks[cfg.align_layer]
+        self.alignment = parallel.shard(AlignmentHead(block, cfg.model.width, cfg.num_classes).to(device))
+        self.modules = {"teacher": self.teacher, "ema": self.ema.averages, "alignment": self.alignment}
+        trained = [self.teacher.model, self.teacher.text] + ([self.alignment] if cfg.align_weight else [])
+        self.optimizers = build_optimizers(cfg.optim, trained)
+        self.by_sigma = LossBySigma()
+        self.step, self.seconds, self.drawn = 0, 0.0, [0] * len(self.pools)
+        if self.run.checkpoint is not None:
+            self.resume(self.run.checkpoint)
+        if cfg.compile:
+            compile_blocks(self.teacher.model)
+
+    def take_step(self, progress: float) -> None:
+        cfg, rng = self.cfg, seeded(self.cfg.seed, self.step)
+        index = choose_length(cfg.phases, progress, rng)
+        length = cfg.lengths[index]
+        batch = self.pools[index].batch(self.drawn[index], length.batch, length.num_frames, cfg.seed)
+        self.drawn[index] += length.batch
+
+        loss, per_frame, sigma = self.loss(batch, length, rng)
+        loss.backward()
+        norm = parallel.clip_gradients(all_parameters(self.optimizers), cfg.optim.clip)
+        if not math.isfinite(norm):
+            raise UserError(f"training diverged at step {self.step}; start a new run with a lower optim.lr.")
+        rate = learning_rate(cfg.optim, self.step, progress)
+        step_all(self.optimizers, rate)
+        self.ema.update(self.teacher)
+        self.step += 1
+        self.by_sigma.add(per_frame, sigma)
+        if self.step % LOG_EVERY == 0:
+            self.report(progress, rate, norm, per_frame, loss)
+
+    def loss(self, batch: Batch, length: LengthConfig, rng: torch.Generator) -> tuple[Tensor, FrameSigma, FrameSigma]:
+        """The loss of this rank's rows, and how it came about. All randomness is drawn for the whole batch."""
+        cfg, rows = self.cfg, parallel.my_rows(length.batch)
+        bounds = chunk_bounds(length.num_frames, cfg.chunk) if cfg.sight == "causal" else [(0, length.num_frames)]
+        sigma = draw_levels(length.batch, bounds, rng, length.shift)[rows].to(self.device)
+        eps = torch.randn(batch.latents.shape, generator=rng)[rows].to(self.device)
+        drop = torch.rand(length.batch, generator=rng)[rows] < cfg.caption_dropout
+        captions = ["" if dropped else caption for dropped, caption in zip(drop, batch.captions[rows])]
+        x0 = batch.latents[rows].to(self.device)
+        with fast_training(self.device, getattr(torch, cfg.dtype)):
+            model = self.velocity(self.teacher.model, length.num_frames)
+            per_frame = flow_loss(model, x0, self.teacher.text(captions), sigma, eps)
+            loss = per_frame.mean()
+            if cfg.align_weight and batch.truth is not None:
+                loss = loss + cfg.align_weight * self.alignment(batch.truth[rows].to(self.device))
+        return loss, per_frame, sigma
+
+    def velocity(self, model: nn.Module, num_frames: int) -> Velocity:
+        """The network as losses and samplers want it: float32 outside, the working dtype inside."""
+        cfg, dtype = self.cfg, getattr(torch, self.cfg.dtype)
+        bounds = chunk_bounds(num_frames, cfg.chunk) if cfg.sight == "causal" else None
+        return lambda x_t, sigma, text: model(x_t.to(dtype), sigma, text, bounds=bounds).float()
+
+    @torch.no_grad()
+    def write_sheet(self, progress: float) -> None:
+        """Samples of the averaged weights at the longest clips of this phase: the same prompts and noise every time."""
+        cfg, world = self.cfg, self.world
+        mix = phase_at(cfg.phases, progress).mix
+        num_frames = max(length.num_frames for length, weight in zip(cfg.lengths, mix) if weight)
+        shape = (num_frames, *self.pools[0].latents.shape[2:])
+        eps = torch.stack([torch.randn(shape, generator=seeded(SHEET_SEED, row)) for row in range(len(world.prompts))])
+        averages = self.ema.averages
+        with fast_training(self.device, getattr(torch, cfg.dtype)):
+            text, no_text = (averages.text(prompts) for prompts in (world.prompts, [""] * len(world.prompts)))
+            field = sample.guided(self.velocity(averages.model, num_frames), text, no_text, cfg.sample_guidance)
+            x0 = sample.euler(field, eps.to(self.device), flow.sigma_grid(cfg.sample_steps, cfg.sample_shift))
+        if parallel.is_first():
+            file = self.run.folder / "samples" / f"step-{self.step:08d}.png"
+            draw_sheet(file, [world.decode(clip[None]) for clip in x0.float().cpu()], world.prompts)
+
+    def report(self, progress: float, rate: float, norm: float, per_frame: Tensor, loss: Tensor) -> None:
+        frames = per_frame.shape[1]
+        flow_part = float(parallel.mean_over_ranks(per_frame.mean()))
+        values = {"loss": flow_part, "alignment": float(loss.detach() - per_frame.mean().detach()), "frames": frames}
+        values |= {"rate": rate, "gradient": norm, "seconds": round(self.seconds, 2), "progress": progress}
+        self.run.log(self.step, **values, **self.by_sigma.read(), drawn=sum(self.drawn))
+        self.run.status(
+            f"{progress:6.1%}  step {self.step}  loss {flow_part:.4f} at {frames} frames  gradient {norm:.2f}  "
+            f"{self.seconds / self.step:.2f} s/step  drawn {self.drawn}",
+            every=STATUS_SECONDS,
+        )
+
+    def save(self) -> None:
+        save_checkpoint(
+            self.run.folder / "checkpoints",
+            self.step,
+            modules=self.modules,
+            optimizers=self.optimizers,
+            state={"seconds": self.seconds, "drawn": self.drawn, "ema_updates": self.ema.num_updates},
+            about=self.run.about,
+        )
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        load_checkpoint(checkpoint, modules=self.modules, optimizers=self.optimizers)
+        self.step, state = checkpoint.step, checkpoint.state
+        self.seconds, self.drawn, self.ema.num_updates = state["seconds"], state["drawn"], state["ema_updates"]
+        self.run.status(f"resuming at step {self.step}, after {self.seconds / 60:.1f} minutes of training")
+
+
+def phase_at(phases: tuple[Phase, ...], progress: float) -> Phase:
+    return next((phase for phase in phases if progress < phase.until), phases[-1])
+
+
+def choose_length(phases: tuple[Phase, ...], progress: float, rng: torch.Generator) -> int:
+    """Which length of clip this step is about."""
+    weights = torch.tensor(phase_at(phases, progress).mix)
+    return int(torch.multinomial(weights, 1, generator=rng))

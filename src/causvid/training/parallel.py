@@ -1,0 +1,146 @@
+"""Several processes as one: ranks, sharded networks, and states that do not know how they were sharded.
+
+Launched with torchrun; without it everything here is the identity. The rule that keeps training the same on any number
+of ranks: all ranks draw the whole batch from the same generator, and each takes its own rows of it.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from causvid.errors import UserError
+
+
+def start(device: str = "cpu") -> torch.device:
+    """Join the other processes of a torchrun launch, if there is one; returns this process's device."""
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    return torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def num_ranks() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_first() -> bool:
+    return rank() == 0
+
+
+def wait_for_all() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def my_rows(batch: int) -> slice:
+    """This rank's rows of a batch that all ranks know."""
+    if batch % num_ranks():
+        raise UserError(f"a batch of {batch} does not split over {num_ranks()} processes; choose a multiple of it.")
+    share = batch // num_ranks()
+    return slice(rank() * share, (rank() + 1) * share)
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of equally large shares."""
+    if not dist.is_initialized():
+        return value.detach()
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / num_ranks()
+
+
+def first_decides(value: float) -> float:
+    """The first rank's number, on every rank: what depends on a clock must not differ between them."""
+    if not dist.is_initialized():
+        return value
+    told = torch.tensor([value], dtype=torch.float64)
+    dist.broadcast(told, src=0)
+    return float(told)
+
+
+def shard(model: nn.Module, blocks: Iterable[nn.Module] = (), *, dtype: torch.dtype | None = None) -> nn.Module:
+    """Spread parameters, gradients and moments over the ranks, block by block; in place, nothing on one process.
+
+    `dtype` is that of gathered weights and of the arithmetic; gradients are always reduced in float32.
+    """
+    if dist.is_initialized():
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+        for block in blocks:
+            fully_shard(block, mp_policy=policy)
+        fully_shard(model, mp_policy=policy)
+    return model
+
+
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
+    """Scale all gradients to a joint norm of at most `max_norm`; returns the norm they had."""
+    norm = nn.utils.clip_grad_norm_(list(parameters), max_norm)
+    return float(whole(norm))
+
+
+def whole(x: Tensor) -> Tensor:
+    """All of a tensor that may be spread over ranks. Collective."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+# ---- states as if nothing were sharded -----------------------------------------------------------------------------
+
+
+def gathered(tree: Any) -> Any:
+    """The same nest of dicts and lists with whole tensors on the CPU. Collective."""
+    if isinstance(tree, Tensor):
+        return whole(tree).detach().cpu()
+    if isinstance(tree, Mapping):
+        return {key: gathered(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(gathered(value) for value in tree)
+    return tree
+
+
+def scattered(value: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor laid out as `like` is."""
+    if isinstance(like, DTensor) and value.shape == like.shape:
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    return value.to(like.device)
+
+
+@torch.no_grad()
+def load_gathered(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy whole tensors into a module, sharded or not; every name must match."""
+    wanted = module.state_dict()
+    if wanted.keys() != state.keys():
+        odd = sorted(wanted.keys() ^ state.keys())
+        raise UserError(f"the checkpoint does not fit {type(module).__name__}: {', '.join(odd[:4])} do not match.")
+    for name, place in wanted.items():
+        if place.shape != state[name].shape:
+            raise UserError(f"the checkpoint has {name} of {list(state[name].shape)} instead of {list(place.shape)}.")
+        place.copy_(scattered(state[name], place))
+
+
+def load_gathered_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """`Optimizer.load_state_dict`, with moments laid out as their parameters are."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    moments = {
+        index: {
+            key: scattered(value, parameters[index]) if isinstance(value, Tensor) and value.ndim else value
+            for key, value in entry.items()
+        }
+        for index, entry in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": moments})

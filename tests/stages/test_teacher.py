@@ -1,0 +1,183 @@
+"""The teacher stage at a size of milliseconds: exact resume, a falling loss, causal sight, two processes as one."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from causvid import flow
+from causvid.chunks import chunk_bounds
+from causvid.data.clips import Clip, PoolSpec, write_shard
+from causvid.errors import UserError
+from causvid.models.dit import VideoDiTConfig
+from causvid.stages import teacher
+from causvid.stages.teacher import LengthConfig, Phase, Sitting, TeacherConfig, World, draw_levels, flow_loss
+from causvid.tensor_files import read_tensors
+from causvid.text.vista import VistaTextConfig
+from causvid.training.optim import OptimConfig
+
+WORDS = ("red", "blue", "car")
+WORLD = World(WORDS, ["red car", "blue car"], lambda latents: latents[:, :, :3].repeat_interleave(4, dim=1))
+
+
+class Squares:
+    """Clips of random squares whose colour is named: 8 x 8 'pixels' that the identity codec takes as latents."""
+
+    dtype = torch.float32
+
+    def __call__(self, seed: int, num_latents: int) -> Clip:
+        rng = np.random.default_rng(seed)
+        frames = rng.integers(0, 256, (num_latents, 4, 4, 3), dtype=np.uint8)
+        truth = rng.integers(0, 5, (num_latents, 2, 2), dtype=np.uint8)
+        return Clip(frames, ["red car", "blue car"], truth)
+
+    def encode(self, video: torch.Tensor) -> torch.Tensor:
+        return torch.cat([video, video[:, :, :1]], dim=2)
+
+
+def config(data: Path, **changes) -> TeacherConfig:
+    base = TeacherConfig(
+        model=VideoDiTConfig(24, 48, 2, 2, 4, 4, 2, 16, 16, 6, 1e-6, "islands"),
+        text=VistaTextConfig(16, 32, 1, 2, 6),
+        data=str(data),
+        lengths=(LengthConfig("images", 1, 4, 1.0), LengthConfig("clips", 5, 2, 2.0)),
+        phases=(Phase(0.5, (1.0, 0.0)), Phase(1.0, (0.3, 0.7))),
+        optim=OptimConfig(lr=3e-3, warmup=2, decay_from=0.5),
+        align_layer=0,
+        num_classes=5,
+        dtype="float32",
+        sample_steps=2,
+    )
+    return replace(base, **changes)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("latents")
+    for spec in (PoolSpec("images", 1, 12), PoolSpec("clips", 5, 6)):
+        write_shard(folder / spec.name / "shard-00000.safetensors", spec, spec.seeds(0), Squares(), Squares())
+    return folder
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return {f"{file.stem}.{k}": v for file in folder.glob("*.safetensors") for k, v in read_tensors(file).items()}
+
+
+def assert_equal(a: Path, b: Path, **tolerance) -> None:
+    one, two = weights_of(a), weights_of(b)
+    assert one.keys() == two.keys() and len(one) > 50
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], msg=lambda text, name=name: f"{name}: {text}", **tolerance)
+
+
+def test_resumed_equals_uninterrupted(data, tmp_path):
+    cfg = config(data)
+    straight = teacher.train(cfg, tmp_path / "straight", steps=8, world=WORLD)
+
+    # a sitting that is killed after step 5, with a checkpoint after step 4
+    sitting = Sitting(cfg, tmp_path / "halved", torch.device("cpu"), WORLD)
+    for step in range(5):
+        sitting.take_step(step / 8)
+        if step == 3:
+            sitting.save()
+    resumed = teacher.train(cfg, tmp_path / "halved", steps=8, world=WORLD)
+    assert_equal(straight, resumed, rtol=0, atol=0)
+    assert_equal(  # raw weights, averages and the head alike
+        tmp_path / "straight/checkpoints/step-00000008", tmp_path / "halved/checkpoints/step-00000008", rtol=0, atol=0
+    )
+
+
+def test_a_run_folder_tells_everything(data, tmp_path):
+    cfg = config(data)
+    teacher.train(cfg, tmp_path, steps=10, world=WORLD)
+    assert json.loads((tmp_path / "config.json").read_text())["optim"]["lr"] == 3e-3
+    assert {"torch", "commit", "threads"} <= json.loads((tmp_path / "env.json").read_text()).keys()
+    (line,) = (json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert line["step"] == 10 and line["loss"] > 0 and line["alignment"] > 0
+    assert (tmp_path / "samples/step-00000010.png").stat().st_size > 1000
+    manifest = json.loads((tmp_path / "checkpoints/step-00000010/manifest.json").read_text())
+    assert manifest["about"]["config"] == json.loads((tmp_path / "config.json").read_text())
+    assert manifest["state"]["drawn"][0] + manifest["state"]["drawn"][1] == line["drawn"]
+    with pytest.raises(UserError, match=r"optim\.lr was 0\.003, is 0\.1"):
+        teacher.train(
+            replace(cfg, optim=OptimConfig(lr=0.1, warmup=2, decay_from=0.5)), tmp_path, steps=11, world=WORLD
+        )
+
+
+@pytest.mark.parametrize("sight", ["both ways", "causal"])
+def test_the_loss_falls_on_one_batch(data, tmp_path, sight):
+    cfg = config(data, sight=sight, phases=(Phase(1.0, (0.0, 1.0)),), optim=OptimConfig(lr=1e-2, warmup=1))
+    sitting = Sitting(cfg, tmp_path, torch.device("cpu"), WORLD)
+    batch = sitting.pools[1].batch(0, 2, 5, 0)
+
+    def losses() -> tuple[float, float]:
+        loss, per_frame, _ = sitting.loss(batch, cfg.lengths[1], torch.Generator().manual_seed(1))
+        flow_part = float(per_frame.detach().mean())
+        return flow_part, (float(loss.detach()) - flow_part) / cfg.align_weight
+
+    before, alignment_before = losses()
+    sitting.pools[1].batch = lambda *args: batch  # type: ignore[method-assign]
+    for _ in range(60):
+        sitting.take_step(0.9)
+    after, alignment_after = losses()
+    assert after < 0.6 * before and alignment_after < 0.95 * alignment_before
+
+
+def test_the_loss_of_a_perfect_model_is_zero_and_of_silence_is_two():
+    """The velocity is eps - x0 and both have unit variance; at the true velocity nothing is left."""
+    rng = torch.Generator().manual_seed(0)
+    x0, eps = torch.randn(2, 8, 4, 32, 32, generator=rng), torch.randn(2, 8, 4, 32, 32, generator=rng)
+    sigma = torch.rand(2, 8, generator=rng)
+    exact = flow_loss(lambda x_t, sigma, text: flow.velocity_from_x0(x_t, x0, sigma), x0, None, sigma, eps)
+    assert exact.max() < 1e-6
+    silent = flow_loss(lambda x_t, sigma, text: torch.zeros_like(x_t), x0, None, sigma, eps)
+    torch.testing.assert_close(silent.mean(), torch.tensor(2.0), atol=0.02, rtol=0)
+
+
+def test_a_causal_teacher_has_a_level_per_chunk_and_never_sees_ahead(data, tmp_path):
+    rng = torch.Generator().manual_seed(0)
+    levels = draw_levels(4, chunk_bounds(5, 3), rng, 2.0)
+    assert (levels[:, :3] == levels[:, :1]).all() and (levels[:, 3:] == levels[:, 3:4]).all()
+    assert (levels[:, 0] != levels[:, 3]).all()
+    assert (draw_levels(4, [(0, 5)], rng, 2.0).std(dim=1) == 0).all()
+
+    sitting = Sitting(config(data, sight="causal"), tmp_path, torch.device("cpu"), WORLD)
+    with torch.no_grad():
+        for p in sitting.teacher.parameters():
+            p.normal_(std=0.2, generator=rng)
+    batch = sitting.pools[1].batch(0, 2, 5, 0)
+    changed = replace(batch, latents=torch.cat([batch.latents[:, :3], -batch.latents[:, 3:]], dim=1))
+    seen = [
+        sitting.loss(b, sitting.cfg.lengths[1], torch.Generator().manual_seed(3))[1].detach() for b in (batch, changed)
+    ]
+    torch.testing.assert_close(seen[0][:, :3], seen[1][:, :3])
+    assert (seen[0][:, 3:] - seen[1][:, 3:]).abs().min() > 1e-4
+
+
+def test_dropped_captions_are_the_empty_prompt(data, tmp_path):
+    sitting = Sitting(config(data, caption_dropout=1.0), tmp_path, torch.device("cpu"), WORLD)
+    told = []
+    sitting.teacher.text.register_forward_hook(lambda module, args, out: told.extend(args[0]))
+    sitting.take_step(0.0)
+    assert told == ["", "", "", ""]
+
+
+def test_starting_from_another_run(data, tmp_path):
+    teacher.train(config(data), tmp_path / "first", steps=3, world=WORLD)
+    init = tmp_path / "first/checkpoints/step-00000003"
+    again = Sitting(config(data, init=str(init)), tmp_path / "second", torch.device("cpu"), WORLD)
+    averages = read_tensors(init / "ema.safetensors")
+    for module in (again.teacher, again.ema.averages):
+        for name, value in module.state_dict().items():
+            torch.testing.assert_close(value, averages[name], rtol=0, atol=0)
+
+
+def test_a_diverging_run_stops_in_words(data, tmp_path):
+    sitting = Sitting(config(data), tmp_path, torch.device("cpu"), WORLD)
+    with torch.no_grad():
+        sitting.teacher.model.blocks[0].ffn[0].weight.fill_(torch.inf)
+    with pytest.raises(UserError, match=r"diverged at step 0; .* lower optim\.lr"):
+        sitting.take_step(0.0)
