@@ -25,19 +25,22 @@ class Moments:
 
 
 def scroll(image: np.ndarray, strip: Strip, left: np.ndarray, moments: Moments, gain: np.ndarray, haze: np.ndarray,
-           night: np.ndarray, labels: Labels | None = None) -> None:  # fmt: skip
+           night: np.ndarray, labels: Labels | None = None, thick: np.ndarray | None = None, floor: int | None = None) -> None:  # fmt: skip
     """Lay a strip whose left picture edge is at world x `left` [F]; per moment: colour * gain + haze, plus night lights.
 
-    gain, haze: [N, 3] (haze is per unit of coverage); night: [N].
+    gain, haze: [N, 3] (haze is per unit of coverage); night: [N]. `thick` [N] thins the whole strip out; rows from
+    `floor` on are hidden by nearer strips and need not be drawn.
     """
-    rows = np.flatnonzero(strip.alpha.any(1))
+    rows = np.flatnonzero(strip.alpha[:floor].any(1))
     if not len(rows):
         return
     rows = slice(int(rows[0]), int(rows[-1]) + 1)
+    solid = solid_from(strip) - rows.start if thick is None else rows.stop
     width = strip.view.width
     half = np.round(left * strip.view.scale * 2).astype(int) - 2 * strip.first  # in half pixels: two samples a pixel
-    keep = 1 - strip.alpha[rows]
     for moment, frames in enumerate(moments.groups):
+        if thick is not None and thick[moment] < 0.01:
+            continue
         low, high = int(half[frames].min()), int(half[frames].max()) + 2 * width
         cut = slice(low, high)
         alpha = strip.alpha[rows, cut]
@@ -45,19 +48,30 @@ def scroll(image: np.ndarray, strip: Strip, left: np.ndarray, moments: Moments, 
         lit += alpha * haze[moment][:, None, None]
         if strip.glow is not None and night[moment] > 0:
             lit += strip.glow[:, rows, cut] * night[moment]
+        keep = 1 - alpha
+        if thick is not None:
+            lit *= thick[moment]
+            keep = 1 - alpha * thick[moment]
         phases = [None, None]
         for phase in {int(h - low) & 1 for h in half[frames]}:
             even = slice(phase, phase + (high - low - phase) // 2 * 2)
-            phases[phase] = (_pairs(keep[:, cut][:, even]), _pairs(lit[:, :, even]))
+            phases[phase] = (_pairs(keep[:solid, even]), _pairs(lit[:, :, even]))
         for i in frames:
             phase, x = (half[i] - low) & 1, (half[i] - low) >> 1
             below, above = phases[phase]
             part = image[i][:, rows]
-            part *= below[:, x : x + width]
-            part += above[:, :, x : x + width]
+            part[:, :solid] *= below[:, x : x + width]
+            part[:, :solid] += above[:, :solid, x : x + width]
+            part[:, solid:] = above[:, solid:, x : x + width]
             if labels is not None and int(i) in labels.row_of:
                 samples = slice(int(half[i]), int(half[i]) + 2 * width, 2)
                 labels.stamp(int(i), rows, slice(None), strip.alpha[rows, samples] > 0.5, strip.kind[rows, samples])
+
+
+def solid_from(strip: Strip) -> int:
+    """The first row from which on the strip hides everything behind it."""
+    gaps = np.flatnonzero(strip.alpha.min(1) < 1)
+    return int(gaps[-1]) + 1 if len(gaps) else 0
 
 
 def _pairs(samples: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from causvid.worlds.vista.tracks import Tracks
 AIR_DEPTH = 0.6  # parallax of air heroes when the camera sweeps
 WATER_LINE = HORIZON + 11.5
 CALM = {"bird": "flies", "plane": "flies", "balloon": "floats", "ufo": "floats", "boat": "bobs", "duck": "bobs"}
+_SYMMETRIC = ("ball", "balloon", "ufo")
 _REACH = {"loops": 8.0, "circles": 8.0, "swoops": 7.0, "flies": 1.5, "floats": 2.6}  # vertical amplitude in the air
 
 
@@ -56,7 +57,8 @@ def walk(hero: str, weights: np.ndarray, tracks: Tracks, wide: float, component:
     """The path of a hero whose motions have `weights` [13, F]; components keep their own stream."""
     stream = Stream(tracks.scene.seed, component)
     cx, cy = anchor(hero, stream, wide, others_x)
-    start, heading = stream.uniform(0, 2 * np.pi), 1.0 if stream.chance(0.6) else -1.0
+    start, resting_side = stream.uniform(0, 2 * np.pi), 1.0 if stream.chance(0.6) else -1.0
+    heading = tracks.travel_side or resting_side
     figure, size, t = FIGURES[hero], hero_size(hero, others_x is not None), tracks.t
     span = wide * (1.0 if others_x is None else 0.45)
     x, y, speed, turn, lift = (np.zeros_like(t) for _ in range(5))
@@ -80,6 +82,8 @@ def walk(hero: str, weights: np.ndarray, tracks: Tracks, wide: float, component:
         phase = phase + 0.6 * np.sin(t * 1.1 + start)  # a ball that bounces on the spot still turns a little
     going = speed + tracks.travel_speed
     facing = np.clip((going + 5.0 * heading) / 5.0, -1, 1)
+    if hero in _SYMMETRIC:
+        facing = np.ones_like(t)
     looping = weights[MOTIONS.index("loops")]
     facing = facing * (1 - looping) + looping  # its turn already follows the circle
     facing = np.where(facing < 0, np.minimum(facing, -0.3), np.maximum(facing, 0.3))

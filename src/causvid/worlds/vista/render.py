@@ -6,7 +6,7 @@ from causvid.errors import UserError
 from causvid.worlds.vista.canvas import F32, PATH, View, ink, smooth
 from causvid.worlds.vista.foreground import foreground_strip, has_foreground
 from causvid.worlds.vista.heroes import FIGURES
-from causvid.worlds.vista.layers import Moments, scroll
+from causvid.worlds.vista.layers import Moments, scroll, solid_from
 from causvid.worlds.vista.motion import Path, walk
 from causvid.worlds.vista.palette import COLOUR_INKS, Lighting, lighting
 from causvid.worlds.vista.scene import CAMERAS, COLOURS, LANES, LIGHTS, MOTIONS, WEATHERS, Scene
@@ -15,12 +15,12 @@ from causvid.worlds.vista.sky import Sky
 from causvid.worlds.vista.tracks import State, Tracks
 from causvid.worlds.vista.truth import KIND, Labels, latent_frames
 from causvid.worlds.vista.water import paint_sea
-from causvid.worlds.vista.weather import paint_weather
+from causvid.worlds.vista.weather import paint_fall, paint_fog
 from causvid.worlds.vista.window import Window
 
 SEGMENT = 96  # frames drawn at once; longer clips are drawn piece by piece with the same result
 
-_HAZE = {"fog": (0.85, 0.65, 0.30), "rain": (0.25, 0.18, 0.06), "snow": (0.25, 0.15, 0.05)}  # per layer, far to near
+_HAZE = {"fog": (0.70, 0.55, 0.25), "rain": (0.25, 0.18, 0.06), "snow": (0.25, 0.15, 0.05)}  # per layer, far to near
 
 
 def render(scene: Scene, num_frames: int = 81, height: int = 64, width: int = 112, fps: float = 12, start_frame: int = 0,
@@ -68,22 +68,23 @@ def _render_segment(scene: Scene, view: View, t: np.ndarray, out: np.ndarray, la
     second = _second_path(scene, tracks, view, hero)
     if scene.biome == "sea":
         paint_sea(image, scene.seed, view, t, tracks.camera, light, moments.which, sky.sun_x, labels)
+    paint_fog(image, view, light, moments.which)
     if scene.second is not None and second is not None:
         colour = np.repeat(COLOUR_INKS[scene.second.colour][None], len(t), 0)
         _paint_figure(image, scene.second.hero, second, colour, view, sky, tracks, light, moments, labels, KIND["second"])
     shape = _paint_figure(image, scene.hero, hero, tracks.colour, view, sky, tracks, light, moments, labels, KIND["hero"])
     visible = _paint_foreground(image, scene, view, tracks, light, moments, labels, shape)
-    paint_weather(image, scene.seed, view, t, tracks.camera, light, moments.which)
+    paint_fall(image, scene.seed, view, t, tracks.camera, light, moments.which)
     _to_bytes(image, out)
     return _state(scene, view, tracks, hero, second, weights, visible)
 
 
 def _to_bytes(image: np.ndarray, out: np.ndarray) -> None:
-    for i, frame in enumerate(image):
+    for frame, target in zip(image, out, strict=True):
+        np.clip(frame, 0, 1, out=frame)
         frame *= 255
         frame += F32(0.5)
-        np.clip(frame, 0, 255, out=frame)
-        out[i] = frame.astype(np.uint8).transpose(1, 2, 0)
+        np.copyto(target.transpose(2, 0, 1), frame, casting="unsafe")
 
 
 def _haze(light: Lighting, layer: int, clear_air: float) -> np.ndarray:
@@ -100,10 +101,11 @@ def _paint_land(image: np.ndarray, scene: Scene, view: View, camera: np.ndarray,
     landscape = Landscape(scene.biome, scene.seed, view, spans)
     clear_air = (0.40, 0.12, 0.0) if scene.biome == "city" else (0.55, 0.22, 0.0)
     air = light.low * F32(0.8) + light.middle * F32(0.2)
+    floors = [solid_from(strip) for strip, _ in landscape.strips[1:]] + [view.height]
     for layer, (strip, depth) in enumerate(landscape.strips):
         haze = _haze(light, layer, clear_air[layer])[:, None]
         scroll(image, strip, camera * depth, moments, light.tint * (1 - haze), air * haze,
-               light.night * (1 - F32(0.6) * haze[:, 0]), labels)  # fmt: skip
+               light.night * (1 - F32(0.6) * haze[:, 0]), labels, floor=min(floors[layer:]))  # fmt: skip
 
 
 def _second_path(scene: Scene, tracks: Tracks, view: View, hero: Path) -> Path | None:
@@ -126,9 +128,10 @@ def _paint_figure(image: np.ndarray, hero: str, path: Path, colour: np.ndarray, 
     steady = (colour == colour[0]).all()
     figure.draw(window, colour[0] if steady else colour, path.phase, light.night[which])
     window.rgb *= light.hero_tint[which][:, :, None, None]
-    fog = light.fog[which] * F32(0.30)
+    fog = light.fog[which] * F32(0.36)
     if fog.any():
-        window.rgb += fog[:, None, None, None] * (window.alpha[:, None] * light.low[which][:, :, None, None] - window.rgb)
+        mist = (light.low + light.low.mean(1, keepdims=True))[which] / 2  # greyer than the air, so that paints keep their hue
+        window.rgb += fog[:, None, None, None] * (window.alpha[:, None] * mist[:, :, None, None] - window.rgb)
     if lane == "water":
         _reflection(image, window, path, figure.down, view)
     window.lay_on(image)

@@ -111,8 +111,8 @@ class Sky:
             strip = self._cloud_strip(name, step, float(left.min()), float(left.max()) + self.view.wide)
             if name == "clouds":
                 scroll(image, strip, left, moments, paint, np.zeros_like(paint), dark, labels)
-            else:
-                _fade_in(image, strip, left, moments, paint, thick)
+            else:  # too thin to name a patch
+                scroll(image, strip, left, moments, paint, np.zeros_like(paint), dark, thick=thick)
 
     def _cloud_strip(self, name: str, step: float, left: float, right: float) -> Strip:
         strip = Strip(self.view, left, right, KIND["cloud"])
@@ -131,16 +131,3 @@ class Sky:
                 np.maximum(part, np.clip(F32(0.5) - distance * F32(0.55), 0, 1) * bottom, out=part)
         strip.whole().lay(amount * F32(0.88), ink(1, 1, 1))
         return strip
-
-
-def _fade_in(image: np.ndarray, strip: Strip, left: np.ndarray, moments: Moments, paint: np.ndarray, thick: np.ndarray) -> None:
-    """Scroll a strip whose coverage itself depends on the moment."""
-    full_alpha, full_rgb = strip.alpha, strip.rgb
-    for moment, frames in enumerate(moments.groups):
-        if thick[moment] <= 0.01:
-            continue
-        strip.alpha, strip.rgb = full_alpha * thick[moment], full_rgb * thick[moment]
-        alone = Moments(np.zeros(len(frames), int), [np.arange(len(frames))])
-        part = image[frames]
-        scroll(part, strip, left[frames], alone, paint[moment : moment + 1], np.zeros((1, 3), F32), np.zeros(1, F32))
-        image[frames] = part

@@ -142,6 +142,7 @@ class Tracks:
         self.sweep = sweeping * SWEEP_UNITS * np.sin(2 * np.pi * self.t / SWEEP_PERIOD + phase)
         self.camera = switch.integral(speeds, self.t) + self.sweep
         self.travel_speed = np.tensordot(speeds, weights, 1)  # without the sweep: heroes do not chase it
+        self.travel_side = float(np.sign(next((s for s in speeds if s), 0)))  # so that stopping does not turn a train round
 
     def motion_weights(self) -> np.ndarray:
         """[13, F]"""

@@ -9,13 +9,12 @@ from causvid.worlds.vista.streams import Stream
 RAIN_SPEED, RAIN_PERIOD, RAIN_SLANT = 72.0, 24.0, 0.30  # units a second, units, units sideways per unit down
 
 
-def paint_weather(image: np.ndarray, seed: int, view: View, t: np.ndarray, camera: np.ndarray, light: Lighting, which: np.ndarray) -> None:
+def paint_fall(image: np.ndarray, seed: int, view: View, t: np.ndarray, camera: np.ndarray, light: Lighting, which: np.ndarray) -> None:
+    """Rain and snow, in front of everything."""
     if light.rain.max() > 0:
         _rain(image, seed, view, t, light, which)
     if light.snow.max() > 0:
         _snow(image, seed, view, t, camera, light, which)
-    if light.fog.max() > 0:
-        _fog(image, view, light, which)
 
 
 def _rain(image: np.ndarray, seed: int, view: View, t: np.ndarray, light: Lighting, which: np.ndarray) -> None:
@@ -34,21 +33,19 @@ def _rain(image: np.ndarray, seed: int, view: View, t: np.ndarray, light: Lighti
 def _rain_sheet(u: np.ndarray, view: View, fallen: float) -> np.ndarray:
     """Coverage [H, W] of slanted streaks that fall along their own slant."""
     length, s = 8.0, view.scale
-    y = (np.arange(view.height) + 0.5)[:, None] / s
-    sheet = np.zeros((view.height, view.width), F32)
-    rows = np.arange(view.height)[:, None]
-    lane_width = view.wide + RAIN_SLANT * HEIGHT
-    for x0, y0, bright in u:
-        along = np.mod(y - y0 * RAIN_PERIOD - fallen, RAIN_PERIOD)[:, 0] / length
-        profile = np.where(along < 1, np.sqrt(np.clip(np.sin(np.clip(along, 0, 1) * np.pi), 0, 1)), 0) * (0.6 + 0.4 * bright)
-        x = (x0 * lane_width - RAIN_SLANT * y[:, 0]) * s  # pixels
-        for near in range(int(np.ceil(s)) + 1):
-            column = np.floor(x).astype(int) + near
-            share = np.clip(np.minimum(s + 0.15 - np.abs(column + 0.5 - x - s / 2), 1), 0, 1)
-            inside = (column >= 0) & (column < view.width) & (profile > 0)
-            at = (rows[inside, 0], column[inside])
-            sheet[at] = np.maximum(sheet[at], (profile * share)[inside])
-    return sheet
+    y = ((np.arange(view.height) + 0.5) / s)[None]
+    x0, y0, bright = (column[:, None] for column in u.T)
+    along = np.mod(y - y0 * RAIN_PERIOD - fallen, RAIN_PERIOD) / length
+    profile = np.sqrt(np.clip(np.sin(np.clip(along, 0, 1) * np.pi), 0, 1)) * (along < 1) * (0.6 + 0.4 * bright)
+    x = (x0 * (view.wide + RAIN_SLANT * HEIGHT) - RAIN_SLANT * y) * s  # left edge of the streak, pixels
+    sheet = np.zeros(view.height * view.width, F32)
+    rows = np.broadcast_to(np.arange(view.height)[None], x.shape)
+    for near in range(int(np.ceil(s)) + 1):
+        column = np.floor(x).astype(int) + near
+        share = np.clip(s + 0.15 - np.abs(column + 0.5 - x - s / 2), 0, 1)
+        inside = (column >= 0) & (column < view.width) & (profile > 0)
+        np.maximum.at(sheet, (rows * view.width + column)[inside], (profile * share)[inside].astype(F32))
+    return sheet.reshape(view.height, view.width)
 
 
 def _snow(image: np.ndarray, seed: int, view: View, t: np.ndarray, camera: np.ndarray, light: Lighting, which: np.ndarray) -> None:
@@ -68,6 +65,8 @@ def _snow(image: np.ndarray, seed: int, view: View, t: np.ndarray, camera: np.nd
     ix, iy = np.floor(px).astype(int), np.floor(py).astype(int)
     for dy in range(-reach + 1, reach):
         for dx in range(-reach + 1, reach):
+            if np.hypot(max(abs(dx) - 0.5, 0), max(abs(dy) - 0.5, 0)) > 1.15 * view.scale + 0.5:
+                continue
             distance = np.hypot(ix + dx + 0.5 - px, iy + dy + 0.5 - py) - radius * view.scale
             amount = (np.clip(0.5 - distance, 0, 1) * strength).astype(F32)
             row, column = iy + dy, ix + dx
@@ -79,8 +78,8 @@ def _snow(image: np.ndarray, seed: int, view: View, t: np.ndarray, camera: np.nd
                 part[at] = seen + amount[hit] * (tone[hit[0], channel] - seen)
 
 
-def _fog(image: np.ndarray, view: View, light: Lighting, which: np.ndarray) -> None:
-    """A bank of mist around the horizon, in front of everything."""
+def paint_fog(image: np.ndarray, view: View, light: Lighting, which: np.ndarray) -> None:
+    """A bank of mist around the horizon, behind the heroes."""
     y = (np.arange(view.height, dtype=F32) + F32(0.5)) / F32(view.scale)
     bank = np.exp(-(((y - F32(HORIZON)) / F32(HEIGHT * 0.24)) ** 2)) * F32(0.38)
     for i, moment in enumerate(which):
