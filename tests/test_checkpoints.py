@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from causvid import export
+from causvid import atomic
 from causvid.checkpoints import config_from_state, load_dit, load_into, read_checkpoint, read_state
 from causvid.errors import UserError
 from causvid.export import save_diffusers, save_original
@@ -345,7 +345,7 @@ def test_full_disk_leaves_everything_as_it_was(dit, tmp_path, monkeypatch, save,
         path.write_bytes(b"the part that still fitted")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(export, "save_file", full)
+    monkeypatch.setattr(atomic, "save_file", full)
     with pytest.raises(UserError, match="No space left") as error:
         save(random_dit(seed=3), target)
     one_sentence(error)

@@ -1,23 +1,19 @@
 """Writing weights so that others can read them: diffusers folders and safetensors files with original Wan names.
 
-Nothing half-written is ever left or seen: every file is written under a temporary name in its own folder and renamed
-once all of them are complete.
+All files of a save appear together once they are complete, or none does.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
+from causvid.atomic import all_or_nothing, write_tensors
 from causvid.checkpoints import config_metadata, describe_mismatch
 from causvid.errors import UserError
 from causvid.models.dit import VideoDiT, VideoDiTConfig
@@ -47,9 +43,9 @@ def save_diffusers(
     names = [f"{WEIGHTS}.safetensors"]
     if len(shards) > 1:
         names = [f"{WEIGHTS}-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    with _all_or_nothing(folder) as temporary:
+    with all_or_nothing(folder) as temporary:
         for name, shard in zip(names, shards):
-            _write_tensors(temporary(name), shard, config_metadata(model.cfg), dtype)
+            write_tensors(temporary(name), shard, config_metadata(model.cfg), dtype)
         if len(shards) > 1:
             total = sum(_bytes(tensor, dtype) for tensor in named.values())
             weight_map = {key: name for name, shard in zip(names, shards) for key in shard}
@@ -66,16 +62,9 @@ def save_original(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UserError(f"{path} must end in .safetensors: that is the format written.")
-    with _all_or_nothing(path.parent) as temporary:
-        _write_tensors(temporary(path.name), _weights(model, state), config_metadata(model.cfg), dtype)
+    with all_or_nothing(path.parent) as temporary:
+        write_tensors(temporary(path.name), _weights(model, state), config_metadata(model.cfg), dtype)
         _write_json(temporary("config.json"), wan_config(model.cfg))
-
-
-def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """One safetensors file, complete or not there at all."""
-    path = Path(path)
-    with _all_or_nothing(path.parent) as temporary:
-        _write_tensors(temporary(path.name), tensors, metadata, None)
 
 
 def diffusers_config(cfg: VideoDiTConfig) -> dict[str, Any]:
@@ -145,56 +134,8 @@ def _bytes(tensor: Tensor, dtype: torch.dtype | None) -> int:
     return tensor.numel() * (dtype or tensor.dtype).itemsize
 
 
-def _write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str], dtype: torch.dtype | None
-) -> None:
-    """Copies: the file must not share storage between names, and the source may be a file that this one replaces."""
-    plain = {name: t.detach().to("cpu", dtype or t.dtype, copy=True).contiguous() for name, t in tensors.items()}
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(plain, path, metadata=metadata)
-    path.chmod(mode)  # safetensors makes files that only their owner may read
-
-
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n")
-
-
-@contextlib.contextmanager
-def _all_or_nothing(folder: Path) -> Iterator[Any]:
-    """Hands out temporary paths for names in `folder`; on success all are renamed, on failure all are removed."""
-    made: dict[Path, Path] = {}
-
-    def temporary(name: str) -> Path:
-        path = folder / f".{name}.{os.getpid()}.partial"
-        made[path] = folder / name
-        return path
-
-    new_folders = [f for f in (folder, *folder.parents) if not f.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        for path in made:
-            _flush_to_disk(path)
-        for path, final in made.items():
-            path.replace(final)
-    except BaseException as error:
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-        for empty in new_folders:
-            with contextlib.suppress(OSError):
-                empty.rmdir()
-        if isinstance(error, OSError | SafetensorError):
-            reason = str(error).split("\n")[0][:120]
-            raise UserError(f"could not write into {folder} ({reason}); free space or choose another place.") from None
-        raise
-
-
-def _flush_to_disk(path: Path) -> None:
-    """A renamed file must not turn out empty after a power cut."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _remove_stale(folder: Path, names: list[str], *, sharded: bool) -> None:

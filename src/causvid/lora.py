@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
+from causvid.atomic import all_or_nothing, write_tensors
 from causvid.checkpoints import bare_name, read_file
 from causvid.errors import UserError
-from causvid.export import write_tensors
 from causvid.models.wan import to_diffusers, to_original, unflatten
 
 LORA_ENTRIES = ("generator_lora", "lora", "state_dict")  # what training code calls a LoRA inside a `.pt` file
@@ -150,7 +150,9 @@ def save_lora(lora: Lora, path: str | Path, *, layout: Literal["diffusers", "ori
     for name, diff in lora.full.items():
         module, _, leaf = name.rpartition(".")
         tensors[f"{prefix}{rename(module)}.{suffixes[leaf]}"] = diff
-    write_tensors(path, tensors, {"format": "pt"})
+    path = Path(path)
+    with all_or_nothing(path.parent) as temporary:
+        write_tensors(temporary(path.name), tensors, {"format": "pt"})
 
 
 def _module(text: str) -> str | None:
