@@ -262,19 +262,28 @@ def load_dit_of(path, content: bytes):
     return load_dit(path)
 
 
-def test_config_that_contradicts_the_weights(dit, tmp_path):
+def test_config_that_contradicts_the_weights(dit, state, tmp_path):
     save_original(dit, tmp_path / "a.safetensors")
     config = tmp_path / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"ffn_dim": 8960}))
+    right = config.read_text()
+    config.write_text(json.dumps(json.loads(right) | {"ffn_dim": 8960}))
+    assert load_dit(tmp_path).cfg == TINY  # our files know their own architecture: several may share a folder
+    save_file(state, tmp_path / "a.safetensors")
     with pytest.raises(UserError, match=r"ffn_width 8960 \(weights: 96\)") as error:
         load_dit(tmp_path)
     one_sentence(error)
     config.write_text('{"unrelated": true}')
+    with pytest.raises(UserError, match="pass num_heads"):
+        load_dit(tmp_path)
+    config.write_text(right)
     assert load_dit(tmp_path).cfg == TINY
     with pytest.raises(UserError, match="has no heads"):
         load_dit(tmp_path, overrides={"heads": 2})
     with pytest.raises(UserError, match="does not split"):
         load_dit(tmp_path, overrides={"num_heads": 5})
+    config.write_text("{")
+    with pytest.raises(UserError, match="not readable JSON"):
+        load_dit(tmp_path)
 
 
 def test_heads_that_nothing_tells(state, tmp_path):

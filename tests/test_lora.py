@@ -10,7 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from causvid.errors import UserError
-from causvid.lora import Lora, LoraSet, LowRank, extract_lora, parse_lora, read_lora, save_lora
+from causvid.export import save_diffusers, save_original
+from causvid.lora import Lora, LoraSet, LowRank, extract_lora, parse_lora, read_lora, save_lora, write_lora_between
 from causvid.models.wan import to_diffusers
 from conftest import TINY, random_dit
 
@@ -235,7 +236,7 @@ def test_removal_is_exact(lora, dtype):
     loras.add("a", Lora({}, {"head.head.bias": torch.ones(16)}))  # another in its place
     assert [n for n, w in weights(model).items() if not torch.equal(w, before[n])] == ["head.head.bias"]
     loras.add("b", lora)
-    loras.clear()
+    loras.unload()
     assert equal(weights(model), before)
     assert all(a is b for a, b in zip(parameters, model.parameters()))
 
@@ -307,6 +308,21 @@ def test_extraction_is_exact_at_full_rank_and_better_with_every_rank(tmp_path):
     for layout in ("diffusers", "original"):
         save_lora(lora, tmp_path / "l.safetensors", layout=layout)
         assert equal(merged(random_dit(), read_lora(tmp_path / "l.safetensors")), reached)
+
+
+def test_extraction_between_files(tmp_path):
+    teacher, student = random_dit(), random_dit(seed=1)
+    save_original(teacher, tmp_path / "teacher.safetensors")
+    save_diffusers(student, tmp_path / "student")
+    report = write_lora_between(tmp_path / "student", tmp_path / "teacher.safetensors", tmp_path / "l.safetensors", 4)
+    _, kept = extract_lora(weights(student), weights(teacher), 4)
+    assert f"rank 4 keeps {kept.total:.1%}" in report and "\n" not in report
+    loras = LoraSet.apply(teacher, [(tmp_path / "l.safetensors", 0.5), (tmp_path / "l.safetensors", 1.0)])
+    assert loras.strengths == {str(tmp_path / "l.safetensors"): 1.0}
+    lora, before = read_lora(tmp_path / "l.safetensors"), weights(random_dit())
+    assert lora.names() == before.keys()
+    for name, weight in weights(teacher).items():
+        assert torch.allclose(weight, before[name] + lora.delta(name, weight.shape), atol=1e-6)
 
 
 def test_extraction_finds_a_low_rank_difference(dit, lora):

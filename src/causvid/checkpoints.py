@@ -137,7 +137,8 @@ def read_checkpoint(path: str | Path, *, prefer: Iterable[str] = GENERATORS) -> 
         entry, tensors = _choose_entry(tensors, tuple(prefer), file)
         hints |= json.loads(metadata.get(CONFIG_KEY, "{}"))
         state |= tensors
-    hints |= _read_config(config) if config is not None else {}
+    if not hints and config is not None:  # files of ours say it themselves, whatever lies beside them
+        hints = _read_config(config)
     return Checkpoint(original_names(state, str(path)), hints, str(path), entry)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from causvid.atomic import all_or_nothing, write_tensors
-from causvid.checkpoints import bare_name, read_file
+from causvid.checkpoints import bare_name, read_file, read_state
 from causvid.errors import UserError
 from causvid.models.wan import to_diffusers, to_original, unflatten
 
@@ -180,6 +180,14 @@ class LoraSet:
         self._loras: dict[str, tuple[Lora, float]] = {}
         self._first: dict[str, Tensor] = {}
 
+    @classmethod
+    def apply(cls, model: nn.Module, files: Iterable[tuple[str | Path, float]]) -> LoraSet:
+        """Merge LoRA files with their strengths into `model`; they are named by their paths."""
+        loras = cls(model)
+        for path, strength in files:
+            loras.add(str(path), read_lora(path), strength)
+        return loras
+
     @property
     def strengths(self) -> dict[str, float]:
         return {name: strength for name, (_, strength) in self._loras.items()}
@@ -197,7 +205,7 @@ class LoraSet:
     def remove(self, name: str) -> None:
         self._merge(self._loras.pop(name)[0].names())
 
-    def clear(self) -> None:
+    def unload(self) -> None:
         """The network as it was, bit for bit."""
         self._loras.clear()
         self._merge(set(self._first))
@@ -274,3 +282,14 @@ def extract_lora(
             lora.full[name] = diff
         kept += energy
     return lora, EnergyKept(per_weight, kept / everything if everything else 1.0)
+
+
+def write_lora_between(student: Path, teacher: Path, out: Path, rank: int) -> str:
+    """The LoRA from one network file to another, as a file; returns a report of what the rank keeps."""
+    lora, kept = extract_lora(read_state(student), read_state(teacher), rank, progress=True)
+    save_lora(lora, out)
+    report = f"{out}: rank {rank} keeps {kept.total:.1%} of the squared difference"
+    if kept.per_weight:
+        worst = min(kept.per_weight, key=lambda name: kept.per_weight[name])
+        report += f"; of single weights {kept.per_weight[worst]:.1%} ({worst}) to {max(kept.per_weight.values()):.1%}"
+    return report
