@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -82,6 +82,16 @@ class Model:
         """Channels, height and width of one latent frame."""
         factor = self.codec.space_factor
         return self.codec.latent_channels, self.cfg.height // factor, self.cfg.width // factor
+
+    def resize(self, height: int, width: int) -> None:
+        """Make pictures of another size from here on. Far from the trained size, quality falls."""
+        step = self.codec.space_factor * 2  # a token is a patch of 2 x 2 latents
+        if height < step or width < step or height % step or width % step:
+            near = tuple(max(step, round(side / step) * step) for side in (height, width))
+            raise UserError(
+                f"this model makes pictures in steps of {step} pixels: {height}x{width} could be {near[0]}x{near[1]}"
+            )
+        self.cfg = replace(self.cfg, height=height, width=width)
 
     def need_teacher(self) -> VideoDiT:
         if self._teacher is None:

@@ -46,6 +46,7 @@ def generate(
         typer.Option("--at", metavar="TIME PROMPT", help="Change the prompt at a time, e.g. --at 4s 'it snows'."),
     ] = None,
     switch: Annotated[str, typer.Option(help="How prompts change: keep, recache or flush.")] = "keep",
+    size: Annotated[str | None, typer.Option(help="Pixels, as HEIGHTxWIDTH (default: the model's own).")] = None,
     window: Annotated[int | None, typer.Option(help="Latent frames a chunk looks back on.")] = None,
     teacher: Annotated[bool, typer.Option("--teacher", help="Sample the slow bidirectional teacher instead.")] = False,
     guidance: Annotated[float | None, typer.Option(help="Guidance of the teacher; 1 is none.")] = None,
@@ -63,7 +64,7 @@ def generate(
     timeline = [read_change(text) for text in at or []]
     if teacher and timeline:
         raise UserError("the teacher makes a clip as a whole and cannot change its prompt; leave out --teacher or --at")
-    loaded = _load(model, device, student, recipe, lora)
+    loaded = _load(model, device, student, recipe, lora, size)
     if teacher:
         frames = _sample(loaded, prompt, seconds, steps, guidance, seed)
         media.write_video(out, frames, loaded.cfg.fps)
@@ -117,6 +118,20 @@ def _sample(model: Any, prompt: str, seconds: float, steps: int | None, guidance
             seed=seed,
             on_step=lambda i, _: progress.update(task, completed=i),
         )
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the movie and the contact sheet.")] = Path("out"),
+    model: ModelOption = "vista",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same video.")] = 0,
+    device: DeviceOption = None,
+) -> None:
+    """Stream a short clip with a prompt switch, write it, and print how fast it was."""
+    from causvid.demo import run
+
+    for line in run(_load(model, device), out, seed):
+        typer.echo(line)
 
 
 @app.command()
@@ -228,13 +243,33 @@ def read_time(text: str) -> float:
 
 
 def _load(
-    name: str, device: str | None, student: Path | None = None, recipe: str | None = None, lora: list[str] | None = None
+    name: str,
+    device: str | None,
+    student: Path | None = None,
+    recipe: str | None = None,
+    lora: list[str] | None = None,
+    size: str | None = None,
 ) -> Any:
     from causvid.loading import load
     from causvid.threads import choose_threads
 
     choose_threads()
-    return load(name, device=device, student=student, recipe=recipe, lora=[_read_lora(text) for text in lora or []])
+    return load(
+        name,
+        device=device,
+        student=student,
+        recipe=recipe,
+        size=None if size is None else read_size(size),
+        lora=[_read_lora(text) for text in lora or []],
+    )
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """'480x832' -> (480, 832)"""
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise UserError(f"'{text}' is not a size; write HEIGHTxWIDTH, e.g. 480x832")
+    return int(height), int(width)
 
 
 def _read_lora(text: str) -> tuple[str, float]:

@@ -29,12 +29,14 @@ def load(
     dtype: torch.dtype | str | None = None,
     student: str | Path | None = None,
     recipe: str | None = None,
+    size: tuple[int, int] | None = None,
     lora: Sequence[str | Path | tuple[str | Path, float]] = (),
 ) -> Model:
     """A model by name ('vista') or folder: one of ours, a diffusers Wan pipeline, or an original Wan release.
 
     `student` is a few-step causal checkpoint (.pt or .safetensors) to stream with, and `recipe` says how it was
-    distilled (its step list; see `causvid.wan_world.STUDENT_RECIPES`). `lora` files are merged in, each with a scale.
+    distilled (its step list; see `causvid.wan_world.STUDENT_RECIPES`). `size` is a height and width in pixels other
+    than the model's own. `lora` files are merged in, each with a scale.
     """
     place = Place.of(device, dtype)
     folder = find(name_or_path)
@@ -47,6 +49,8 @@ def load(
             f"{folder} is not a model: it holds neither {SPEC_FILE} (ours), nor transformer/ (diffusers), "
             "nor Wan2.1_VAE.pth (original Wan)"
         )
+    if size is not None:
+        model.resize(*size)
     if student is not None:
         path = Path(student)
         model.student_source = lambda: place.settle(load_dit(path, precision="plain"))
