@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from causvid import flow
-from causvid.cache import FULL, CachePolicy
+from causvid.cache import FULL, CachePolicy, PastOfMany
 from causvid.chunks import chunk_bounds
 from causvid.errors import UserError
+from causvid.models.dit import TextMemory
 from causvid.noise import chunk_noise
 from causvid.rollout import Rollout, RolloutConfig, denoise_chunk
 
@@ -186,3 +187,81 @@ def test_numbers_of_steps():
         CFG.with_steps(2)
     with pytest.raises(UserError, match="at least 1"):
         grid.with_steps(0)
+
+
+def test_streams_answered_by_hand_equal_streams_that_run_alone(dit):
+    """Two streams at different places in time, their passes gathered into one batch, whatever kind they are."""
+    texts = [dit.project_text(prompt(seed)) for seed in (1, 2)]
+    alone = [
+        run(dit, [text] * 4, replace(CFG, policy=CachePolicy(window=9)), (seed,)) for seed, text in enumerate(texts)
+    ]
+
+    def stream(seed, text):
+        rollout = Rollout(dit, cfg, SHAPE, seeds=(seed,))
+        made = []
+        for _ in range(4):
+            made.append((yield from rollout.step_passes(text)))
+        return torch.cat(made, 1)
+
+    streams, wanted, done = {}, {}, {}
+    for turn in range(100):
+        if turn in (0, 5):  # the second one joins in the middle of the first one's second chunk
+            key = len(streams)
+            streams[key] = stream(key, texts[key])
+            wanted[key] = next(streams[key])
+        keys = list(wanted)
+        x, sigma, past = (
+            torch.cat([wanted[k].x for k in keys]),
+            torch.cat([wanted[k].sigma for k in keys]),
+            PastOfMany([wanted[k].past for k in keys]),
+        )
+        for key, v in zip(keys, dit(x, sigma, TextMemory.stack([wanted[k].text for k in keys]), past=past).split(1)):
+            try:
+                wanted[key] = streams[key].send(v)
+            except StopIteration as end:
+                done[key] = end.value
+                del wanted[key]
+        if not wanted:
+            break
+    assert all((done[key] - alone[key]).abs().max() <= 2e-5 for key in (0, 1))
+
+
+@pytest.mark.parametrize("policy", [FULL, CachePolicy(window=9), CachePolicy(window=9, sink=2, relative=True)])
+def test_a_saved_moment_is_that_moment(dit, policy):
+    cfg = replace(CFG, policy=policy)
+    stream = Rollout(dit, cfg, SHAPE)
+    for _ in range(4):
+        stream.step(prompt(1))
+    moment = stream.save()
+    onwards = [stream.step(prompt(2)) for _ in range(3)]
+    stream.load(moment)
+    other = Rollout(dit, cfg, SHAPE)
+    other.load(moment)
+    for expected in onwards:
+        assert torch.equal(stream.step(prompt(2)), expected)
+        assert torch.equal(other.step(prompt(2)), expected)
+
+
+@pytest.mark.parametrize("policy", [CachePolicy(window=6), CachePolicy(window=7, sink=3, relative=True)])
+def test_a_window_forgets_completely(dit, policy):
+    """Leaving out chunks that are old enough changes no bit; leaving out younger ones does."""
+    cfg = replace(CFG, policy=policy)
+    stream = Rollout(dit, cfg, SHAPE)
+    made = [stream.step(prompt(1)) for _ in range(12)]
+    expected = stream.step(prompt(1))
+    needed = -(-stream.frames_that_matter() // 3)
+    num_sink = -(-policy.sink // 3)
+
+    def shortened(num_kept):
+        other = Rollout(dit, cfg, SHAPE)
+        for chunk in made[:num_sink]:
+            other.feed(chunk, prompt(1))
+        skipped = len(made) - num_sink - num_kept
+        other.skip(skipped, 3 * skipped)
+        for chunk in made[len(made) - num_kept :]:
+            other.feed(chunk, prompt(1))
+        return other.step(prompt(1))
+
+    assert num_sink + needed < len(made)
+    assert torch.equal(shortened(needed), expected)
+    assert not torch.equal(shortened(1), expected)

@@ -3,11 +3,14 @@
 A chunk starts as noise. At each level the student predicts x0, which is noised again to the next level with fresh
 noise. The finished chunk is committed by one more pass at sigma 0, and that pass is deferred: a chunk is handed out
 first and committed when the next one is asked for, or earlier by whoever has time to spare.
+
+The loop is written as generators that ask for one pass of the network at a time and are sent its result. `drive`
+answers one stream; a server answers many with one batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,12 +20,58 @@ from causvid.cache import FULL, CachePolicy, KVCache, Past, PastOfMany
 from causvid.errors import UserError
 from causvid.models.dit import TextMemory, VideoDiT
 from causvid.noise import chunk_noise
-from causvid.shapes import Latents, Text
+from causvid.shapes import FrameSigma, Latents, Text
 
 Draw = Callable[[int], Tensor]  # draw index -> noise of the chunk's shape
 Network = Callable[..., Tensor]  # (x_t, sigma, text, past=...) -> v
+T = TypeVar("T")
 
 PromptMode = Literal["keep", "recache", "flush"]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One evaluation of the network, asked for by a stream; the answer is v."""
+
+    x: Latents
+    sigma: FrameSigma
+    text: Text | TextMemory
+    past: Past | PastOfMany | None
+
+    def run(self, model: Network) -> Latents:
+        return model(self.x, self.sigma, self.text, past=self.past)
+
+
+Passes = Generator[Pass, Latents, T]  # asks for passes, is sent their results, ends in a T
+
+
+@torch.no_grad()
+def drive(model: Network, passes: Passes[T]) -> T:
+    """Answer every pass with this network, and return what the stream makes of them."""
+    try:
+        wanted = next(passes)
+        while True:
+            wanted = passes.send(wanted.run(model))
+    except StopIteration as end:
+        return end.value
+
+
+def denoise_passes(
+    x: Latents, sigmas: Sequence[float], text: Text | TextMemory, draw: Draw, past: Past | PastOfMany | None
+) -> Passes[Latents]:
+    """x at sigmas[0] -> x0."""
+    for step, (sigma, sigma_next) in enumerate(zip(sigmas[:-1], sigmas[1:])):
+        level = torch.full(x.shape[:2], sigma, device=x.device)
+        x = flow.x0_from_velocity(x, (yield Pass(x, level, text, past)), level)
+        if sigma_next > 0:
+            x = flow.add_noise(x, draw(step + 1).to(x), torch.full_like(level, sigma_next))
+    return x
+
+
+def commit_passes(x0: Latents, text: Text | TextMemory, past: Past | PastOfMany) -> Passes[None]:
+    """The clean pass: fill the chunk's slots with keys of its final frames and make it part of the past."""
+    yield Pass(x0, torch.zeros(x0.shape[:2], device=x0.device), text, past)
+    past.commit()
 
 
 def denoise_chunk(
@@ -37,23 +86,20 @@ def denoise_chunk(
 ) -> Latents:
     """x at sigmas[0] -> x0. With `grad_step`, a training roll-out: gradients flow through that step only, and it is the
     last one taken."""
-    with torch.set_grad_enabled(False):
-        for step, (sigma, sigma_next) in enumerate(zip(sigmas[:-1], sigmas[1:])):
-            level = torch.full(x.shape[:2], sigma, device=x.device)
-            if step == grad_step:
-                with torch.enable_grad():
-                    return flow.x0_from_velocity(x, model(x, level, text, past=past), level)
-            x = flow.x0_from_velocity(x, model(x, level, text, past=past), level)
-            if sigma_next > 0:
-                x = flow.add_noise(x, draw(step + 1).to(x), torch.full_like(level, sigma_next))
-    return x
+    if grad_step is None:
+        return drive(model, denoise_passes(x, sigmas, text, draw, past))
+    # the step with gradients starts where the others, cut short at its level, end
+    passes = denoise_passes(x, sigmas, text, draw, past)
+    with torch.no_grad():
+        wanted = next(passes)
+        for _ in range(grad_step):
+            wanted = passes.send(wanted.run(model))
+    with torch.enable_grad():
+        return flow.x0_from_velocity(wanted.x, wanted.run(model), wanted.sigma)
 
 
-@torch.no_grad()
 def commit_chunk(model: Network, x0: Latents, text: Text | TextMemory, past: Past | PastOfMany) -> None:
-    """The clean pass: fill the chunk's slots with keys of its final frames and make it part of the past."""
-    model(x0, torch.zeros(x0.shape[:2], device=x0.device), text, past=past)
-    past.commit()
+    drive(model, commit_passes(x0, text, past))
 
 
 @dataclass(frozen=True)
@@ -94,6 +140,17 @@ class Made:
 
     latents: Latents
     text: Text | TextMemory
+    index: int  # of the chunk in its stream
+
+
+@dataclass(frozen=True)
+class RolloutState:
+    """A moment of a stream, to go back to. Nothing in it is written again."""
+
+    cache: dict
+    chunk_index: int
+    pending: Made | None
+    in_sight: tuple[Made, ...]
 
 
 def _covering(chunks: Sequence[Made], num_frames: int) -> int:
@@ -146,7 +203,18 @@ class Rollout:
         `sigmas` replaces the step list of this chunk. `start` is a clean chunk to begin from, noised to sigmas[0]
         (video-to-video). `noise` replaces the noise that the seed gives.
         """
-        self.settle()
+        return drive(self.model, self.step_passes(text, start=start, sigmas=sigmas, noise=noise))
+
+    def step_passes(
+        self,
+        text: Text | TextMemory,
+        *,
+        start: Latents | None = None,
+        sigmas: Sequence[float] | None = None,
+        noise: Latents | None = None,
+    ) -> Passes[Latents]:
+        """`step`, for who runs the network themselves. So are the other methods that end in `_passes`."""
+        yield from self.settle_passes()
         at_start = self.cache.num_frames == 0
         shape = (self.cfg.chunk_size(at_start), *self.latent_shape)
         levels = tuple(sigmas or self.cfg.chunk_sigmas(at_start))
@@ -155,30 +223,39 @@ class Rollout:
             level = torch.full(x.shape[:2], levels[0], device=self.device)
             x = flow.add_noise(start.to(x), x, level)
         past = self.cache.at_hand(x.shape[1])
-        x0 = denoise_chunk(self.model, x, levels, text, lambda draw: self._noise(shape, draw), past=past)
-        self._pending = Made(x0, text)
+        x0 = yield from denoise_passes(x, levels, text, lambda draw: self._noise(shape, draw), past)
+        self._pending = Made(x0, text, self.chunk_index)
         self.chunk_index += 1
         return x0
 
     def feed(self, latents: Latents, text: Text | TextMemory) -> None:
         """Take a given clean chunk as the next one: an image to animate, a video to extend."""
-        self.settle()
-        self._pending = Made(latents.to(device=self.device, dtype=self.dtype), text)
+        drive(self.model, self.feed_passes(latents, text))
+
+    def feed_passes(self, latents: Latents, text: Text | TextMemory) -> Passes[None]:
+        yield from self.settle_passes()
+        self._pending = Made(latents.to(device=self.device, dtype=self.dtype), text, self.chunk_index)
         self.chunk_index += 1
 
     def settle(self) -> None:
         """Commit the chunk that was handed out last, if it is not committed yet."""
+        drive(self.model, self.settle_passes())
+
+    def settle_passes(self) -> Passes[None]:
         if self._pending is not None:
-            made, self._pending = self._pending, None
-            self._commit(made)
+            yield from self._commit(self._pending)
+            self._pending = None
 
     def recache(self, text: Text | TextMemory) -> None:
         """Recompute what is remembered as if it had been made under `text`: the look stays, the new words take hold."""
-        self.settle()
+        drive(self.model, self.recache_passes(text))
+
+    def recache_passes(self, text: Text | TextMemory) -> Passes[None]:
+        yield from self.settle_passes()
         in_sight = self._in_sight
         self.flush()
         for made in in_sight:
-            self._commit(Made(made.latents, text))
+            yield from self._commit(replace(made, text=text))
 
     def flush(self) -> None:
         """Forget everything but the chunk count: the next chunk starts a new shot."""
@@ -186,8 +263,35 @@ class Rollout:
         self._in_sight = []
         self.cache.clear()
 
-    def _commit(self, made: Made) -> None:
-        commit_chunk(self.model, made.latents, made.text, self.cache.at_hand(made.latents.shape[1]))
+    @property
+    def in_sight(self) -> tuple[int, ...]:
+        """Indices of the committed chunks that `recache` would commit again, oldest first."""
+        return tuple(made.index for made in self._in_sight)
+
+    def save(self) -> RolloutState:
+        return RolloutState(self.cache.snapshot(), self.chunk_index, self._pending, tuple(self._in_sight))
+
+    def load(self, state: RolloutState) -> None:
+        """Go back to a moment of this stream, or go on from a moment of another one of the same sizes and policy."""
+        self.cache.restore(state.cache)
+        self.chunk_index, self._pending, self._in_sight = state.chunk_index, state.pending, list(state.in_sight)
+
+    def skip(self, num_chunks: int, num_frames: int) -> None:
+        """Count chunks as committed that are not: a window forgets, and after `frames_that_matter` more frames nothing
+        tells the difference."""
+        self.settle()
+        self.chunk_index += num_chunks
+        self.cache.num_frames += num_frames
+
+    def frames_that_matter(self) -> int | None:
+        """The next chunk is a function of this many frames before it (and the sink); None: of all of them.
+
+        A key of layer l was made from a window of keys of layer l - 1, and so on down."""
+        window, layers = self.cfg.policy.window, self.cache.shape.num_layers
+        return None if window is None else layers * window
+
+    def _commit(self, made: Made) -> Passes[None]:
+        yield from commit_passes(made.latents, made.text, self.cache.at_hand(made.latents.shape[1]))
         self._in_sight.append(made)
         policy = self.cfg.policy
         if policy.window is None:
