@@ -191,10 +191,9 @@ def test_numbers_of_steps():
 
 def test_streams_answered_by_hand_equal_streams_that_run_alone(dit):
     """Two streams at different places in time, their passes gathered into one batch, whatever kind they are."""
+    cfg = replace(CFG, policy=CachePolicy(window=9))
     texts = [dit.project_text(prompt(seed)) for seed in (1, 2)]
-    alone = [
-        run(dit, [text] * 4, replace(CFG, policy=CachePolicy(window=9)), (seed,)) for seed, text in enumerate(texts)
-    ]
+    alone = [run(dit, [text] * 4, cfg, (seed,)) for seed, text in enumerate(texts)]
 
     def stream(seed, text):
         rollout = Rollout(dit, cfg, SHAPE, seeds=(seed,))
