@@ -239,3 +239,22 @@ def test_shifting_rotated_keys_equals_rotating_elsewhere(rng):
     here = rotate(keys, grid_rotation(4, 2, 3, 24, first_frames=[5]))
     there = rotate(keys, grid_rotation(4, 2, 3, 24, first_frames=[12]))
     assert (shift_in_time(here, 7) - there).abs().max() <= 2e-6
+
+
+@pytest.mark.compile
+def test_a_compiled_stream_stops_compiling_once_its_window_is_full(dit):
+    from torch._dynamo.utils import counters
+
+    x, text = clip(batch=1, num_frames=3)
+    for block in dit.blocks:
+        block.compile(dynamic=False)
+    cache = KVCache(dit.cache_shape(HEIGHT, WIDTH), CachePolicy(window=6))
+    memory = dit.project_text(text)
+    graphs = []
+    for _ in range(8):
+        past = cache.at_hand(3)
+        with torch.no_grad():
+            dit(x, torch.full((1, 3), 0.5), memory, past=past)
+        past.commit()
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[2:] == [graphs[2]] * 6

@@ -99,7 +99,9 @@ class KVCache:
             check_window(num_frames, self.capacity, self.policy.sink)
             if self.policy.relative and self.policy.sink:
                 self._rebase_sink(stop)
-        return Past(self, start, stop)
+        runs = [torch.arange(run.start, run.stop, device=self._keys.device) for run in self.slots(start, stop)]
+        num_seen = min(stop, self.capacity) * self.shape.tokens_per_frame
+        return Past(self, start, stop, torch.cat(runs), num_seen)
 
     def commit(self, num_frames: int) -> None:
         """What the last pass left in the slots of the chunk at hand is the past from now on."""
@@ -153,11 +155,17 @@ class KVCache:
 
 @dataclass(frozen=True)
 class Past:
-    """What one chunk at hand sees: a cache and the frames [start, stop) that are being denoised."""
+    """What one chunk at hand sees: a cache and the frames [start, stop) that are being denoised.
+
+    Where the chunk's own tokens go is a tensor and how many are seen is constant once the window is full, so a compiled
+    step neither sees the stream's length nor compiles again as it grows.
+    """
 
     cache: KVCache
     start: int
     stop: int
+    own: Tensor  # the chunk's token slots
+    num_seen: int  # tokens attended to, from slot 0
 
     @property
     def first_frames(self) -> list[int]:
@@ -179,14 +187,9 @@ class Past:
                 torch.cat([*(values[:, run] for run in past), v_BLNE.to(self.dtype)], dim=1),
             )
             return
-        taken = 0
-        for run in self.cache.slots(self.start, self.stop):
-            size = run.stop - run.start
-            keys[:, run] = k_BLNE[:, taken : taken + size]
-            values[:, run] = v_BLNE[:, taken : taken + size]
-            taken += size
-        seen = min(self.stop, self.cache.capacity) * self.cache.shape.tokens_per_frame
-        yield slice(None), keys[:, :seen], values[:, :seen]
+        keys.index_copy_(1, self.own, k_BLNE.to(self.dtype))
+        values.index_copy_(1, self.own, v_BLNE.to(self.dtype))
+        yield slice(None), keys[:, : self.num_seen], values[:, : self.num_seen]
 
     def _past_spans(self) -> list[Span]:
         """The committed frames in sight."""
