@@ -1,0 +1,318 @@
+"""The Vista codec, trained on clips rendered while it trains: reconstruction, with noise on its latents.
+
+Reads:  the renderer, no files.
+Writes: a run folder; weights/codec.safetensors holds the averaged weights with the statistics of their latents.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from causvid.codecs.vista import (
+    PACKAGED,
+    VistaAutoencoder,
+    VistaCodec,
+    VistaCodecConfig,
+    groups_from_video,
+    video_from_groups,
+)
+from causvid.errors import UserError
+from causvid.noise import seeded
+from causvid.shapes import Frames, Latents, Scalar, Video
+from causvid.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from causvid.training.cpu import fast_training
+from causvid.training.ema import EMA
+from causvid.training.optim import OptimConfig, learning_rate, orthogonalize, step_all
+from causvid.training.run import Budget, Run, stop_signal
+from causvid.training.sheet import draw_sheet
+
+LOG_EVERY = 20  # steps
+STATUS_SECONDS = 20.0
+POOL_FRAMES = 33  # of a rendered clip; batches are windows of it
+CALIBRATION_CLIPS = 192
+
+Clips = Callable[[int, int], Frames]  # (index, num_frames) -> a clip; the same index is always the same clip
+
+# ---- config --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    model: VistaCodecConfig
+    optim: OptimConfig  # `lr` is Muon's, for the deep convolutions
+    linear_rate: float = 0.3  # AdamW's rate for the linear maps and the biases, as a part of `lr`
+    batch: int = 3  # clips
+    num_latents: int = 4  # latent frames per clip
+    pool: int = 384  # rendered clips to draw from; one is replaced at every step
+    max_noise: float = 0.1  # on the latents the decoder learns from, in units of about their deviation
+    size_weight: float = 0.003  # of the latents' mean square; without it they would outgrow the noise
+    ema_decay: float = 0.998
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    seed: int = 0
+    checkpoint_minutes: float = 4.0
+    sample_minutes: float = 8.0
+
+
+# One CPU core, 35 minutes.
+VISTA = CodecConfig(model=PACKAGED, optim=OptimConfig(lr=3e-3, weight_decay=0.0, warmup=50, decay_from=0.0))
+PRESETS = {"vista": VISTA}
+
+
+def vista_clips(split: str) -> Clips:
+    """Windows that start anywhere in a scene's first 81 frames, so that its events are seen too."""
+    from causvid.worlds import vista
+
+    def clip(index: int, num_frames: int) -> Frames:
+        start = int(torch.randint(0, max(1, 82 - num_frames), (), generator=seeded(index)))
+        return vista.render(vista.sample_scene(index, split), num_frames, start_frame=start)[0]
+
+    return clip
+
+
+# ---- losses --------------------------------------------------------------------------------------------------------
+
+
+def reconstruction_loss(output: Video, target: Video) -> Scalar:
+    """Absolute and squared errors of pixels, and absolute errors of their differences along x, y and time.
+
+    Edges and motion are what heroes are made of, and most pixels are neither.
+    """
+    error = output - target
+    across = error.diff(dim=4).abs().mean() + error.diff(dim=3).abs().mean()
+    return (
+        (error.square() + 1e-4).sqrt().mean()
+        + 5 * error.square().mean()
+        + 0.5 * across
+        + 0.25 * error.diff(dim=1).abs().mean()
+    )
+
+
+def codec_loss(network: VistaAutoencoder, video: Video, noise: Latents, size_weight: float) -> tuple[Scalar, Scalar]:
+    """The loss and its mean squared error alone; `noise` is added to the latents."""
+    latents, _ = network.encode(groups_from_video(video), [])
+    groups, _ = network.decode(latents + noise, [])
+    output = video_from_groups(groups.float())
+    loss = reconstruction_loss(output, video) + size_weight * latents.square().mean()
+    return loss, (output.detach() - video).square().mean()
+
+
+def draw_noise(shape: tuple[int, ...], largest: float, rng: torch.Generator) -> Latents:
+    """One level per clip, mostly small, up to `largest`."""
+    level = torch.rand(shape[0], 1, 1, 1, 1, generator=rng).square() * largest
+    return level * torch.randn(shape, generator=rng)
+
+
+# ---- data ----------------------------------------------------------------------------------------------------------
+
+
+class ClipPool:
+    """Rendered clips in memory: at step n it holds the clips n, n + 1, ..., n + size - 1."""
+
+    def __init__(self, clips: Clips, size: int, step: int) -> None:
+        self.clips, self.step = clips, step
+        rendered = {index % size: clips(index, POOL_FRAMES) for index in range(step, step + size)}
+        self.frames = [rendered[place] for place in range(size)]
+
+    def advance(self) -> None:
+        """Replace the oldest clip."""
+        size = len(self.frames)
+        self.frames[self.step % size] = self.clips(self.step + size, POOL_FRAMES)
+        self.step += 1
+
+    def batch(self, count: int, num_frames: int, rng: torch.Generator) -> Video:
+        places = torch.randint(len(self.frames), (count,), generator=rng).tolist()
+        starts = torch.randint(POOL_FRAMES - num_frames + 1, (count,), generator=rng).tolist()
+        return video_from_frames([self.frames[p][s : s + num_frames] for p, s in zip(places, starts)])
+
+
+def video_from_frames(clips: Iterable[Frames]) -> Video:
+    pixels = torch.from_numpy(np.stack(list(clips)))
+    return pixels.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+
+
+# ---- measures ------------------------------------------------------------------------------------------------------
+
+
+def psnr(output: Video, target: Video) -> float:
+    """Of whole clips in [-1, 1], in dB."""
+    return 10 * math.log10(4 / (output - target).square().mean().item())
+
+
+@torch.no_grad()
+def calibrate(network: VistaAutoencoder, videos: Iterable[Video]) -> None:
+    """Set the statistics of `network` so that its latents of `videos` have mean 0 and deviation 1 per channel."""
+    network.latent_mean.zero_()
+    network.latent_std.fill_(1)
+    codec = VistaCodec(network)
+    latents = torch.cat([codec.encode(video).movedim(2, -1).flatten(0, -2) for video in videos]).double()
+    network.latent_mean.copy_(latents.mean(0))
+    network.latent_std.copy_(latents.std(0))
+
+
+# ---- the run -------------------------------------------------------------------------------------------------------
+
+
+class ConvMuon(Optimizer):
+    """Muon for convolutions: a kernel is the matrix [out, in * taps]; see training/optim.py for the step's size."""
+
+    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[Tensor]] = {}
+            for p in group["params"]:
+                by_shape.setdefault(p.shape, []).append(p)
+            for params in by_shape.values():
+                moves = orthogonalize(torch.stack([self._momentum(p, group["momentum"]) for p in params]).bfloat16())
+                size = group["lr"] * 0.2 * max(moves.shape[1:]) ** 0.5
+                for p, move in zip(params, moves):
+                    p.sub_(move.view_as(p).to(p.dtype), alpha=size)
+
+    def _momentum(self, p: Tensor, momentum: float) -> Tensor:
+        state = self.state[p]
+        if not state:
+            state["momentum"] = torch.zeros_like(p)
+        state["momentum"].lerp_(p.grad, 1 - momentum)
+        return p.grad.lerp(state["momentum"], momentum).flatten(1)
+
+
+def build_optimizers(cfg: CodecConfig, network: VistaAutoencoder) -> dict[str, Optimizer]:
+    deep, others = [], []
+    for name, p in network.named_parameters():
+        (deep if p.ndim == 4 and name.startswith(("encoder.", "decoder.")) else others).append(p)
+    return {
+        "muon": ConvMuon(deep, cfg.optim.lr, cfg.optim.momentum),
+        "adamw": AdamW(others, cfg.optim.lr, cfg.optim.betas, weight_decay=0.0),
+    }
+
+
+def train(
+    cfg: CodecConfig,
+    run_dir: Path,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    clips: Clips | None = None,
+    held_out: Clips | None = None,
+) -> Path:
+    """Train until the budget is used up, or resume and do so. Returns the weight file; `clips`: the world Vista."""
+    sitting = Sitting(cfg, run_dir, clips or vista_clips("train"), held_out or vista_clips("val"))
+    budget = Budget(minutes, steps, sitting.seconds)
+    last_save = last_sheet = budget.seconds
+    with stop_signal() as stopped:
+        while (progress := budget.progress(sitting.step)) < 1 and not stopped:
+            sitting.take_step(progress)
+            sitting.seconds = budget.seconds
+            if budget.seconds - last_save > 60 * cfg.checkpoint_minutes:
+                sitting.save()
+                last_save = budget.seconds
+            if budget.seconds - last_sheet > 60 * cfg.sample_minutes:
+                sitting.look()
+                last_sheet = budget.seconds
+    sitting.save()
+    return sitting.freeze()
+
+
+class Sitting:
+    """Everything that a run holds between two steps."""
+
+    def __init__(self, cfg: CodecConfig, run_dir: Path, clips: Clips, held_out: Clips) -> None:
+        self.cfg, self.clips, self.held_out = cfg, clips, held_out
+        self.run = Run(run_dir, cfg, data="rendered clips")
+        torch.manual_seed(cfg.seed)
+        self.network = VistaAutoencoder(cfg.model)
+        self.step, self.seconds = 0, 0.0
+        checkpoint = self.run.checkpoint
+        self.run.status(f"rendering {cfg.pool} clips to draw from")
+        self.pool = ClipPool(clips, cfg.pool, checkpoint.step if checkpoint else 0)
+        if checkpoint is None:
+            examples = self.pool.batch(min(cfg.pool, 256), POOL_FRAMES, seeded(cfg.seed))
+            self.network.start_from_principal_components(groups_from_video(examples)[:, 1:])
+        self.ema = EMA(deepcopy(self.network), cfg.ema_decay)
+        self.modules = {"codec": self.network, "ema": self.ema.averages}
+        self.optimizers = build_optimizers(cfg, self.network)
+        self.errors: list[float] = []
+        if checkpoint is not None:
+            self.resume(checkpoint)
+
+    def take_step(self, progress: float) -> None:
+        cfg, rng = self.cfg, seeded(self.cfg.seed, self.step)
+        video = self.pool.batch(cfg.batch, 1 + 4 * (cfg.num_latents - 1), rng)
+        latents = (cfg.batch, cfg.num_latents, cfg.model.latent_channels, video.shape[3] // 8, video.shape[4] // 8)
+        noise = draw_noise(latents, cfg.max_noise, rng)
+        with fast_training(torch.device("cpu"), getattr(torch, cfg.dtype)):
+            loss, error = codec_loss(self.network, video, noise, cfg.size_weight)
+        loss.backward()
+        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), cfg.optim.clip))
+        if not math.isfinite(norm):
+            raise UserError(f"training diverged at step {self.step}; start a new run with a lower optim.lr.")
+        rate = learning_rate(cfg.optim, self.step, progress)
+        step_all({"muon": self.optimizers["muon"]}, rate)
+        step_all({"adamw": self.optimizers["adamw"]}, rate * cfg.linear_rate)
+        self.ema.update(self.network)
+        self.pool.advance()
+        self.step += 1
+        self.errors.append(float(error))
+        if self.step % LOG_EVERY == 0:
+            self.report(progress, float(loss.detach()), rate, norm)
+
+    def report(self, progress: float, loss: float, rate: float, norm: float) -> None:
+        quality = 10 * math.log10(4 / (sum(self.errors) / len(self.errors)))
+        self.errors.clear()
+        values = {
+            "loss": loss,
+            "noisy_psnr": quality,
+            "rate": rate,
+            "gradient": norm,
+            "seconds": round(self.seconds, 2),
+        }
+        self.run.log(self.step, **values)
+        self.run.status(
+            f"{progress:5.1%}  step {self.step}  loss {loss:.4f}  {quality:.2f} dB with noise", every=STATUS_SECONDS
+        )
+
+    def look(self, num_clips: int = 8) -> None:
+        """A sheet of held-out clips, each above its reconstruction by the averaged weights."""
+        codec = VistaCodec(deepcopy(self.ema.averages).to(getattr(torch, self.cfg.dtype)))
+        videos = [video_from_frames([self.held_out(index, POOL_FRAMES)]) for index in range(num_clips)]
+        outputs = [codec.decode(codec.encode(video)) for video in videos]
+        quality = [psnr(output, video) for output, video in zip(outputs, videos)]
+        file = self.run.folder / "samples" / f"step-{self.step:08d}.png"
+        rows = [row for pair in zip(videos, outputs) for row in pair]
+        names = [name for db in quality for name in ("held out", f"reconstructed, {db:.2f} dB")]
+        draw_sheet(file, rows, names)
+        self.run.log(self.step, held_out_psnr=sum(quality) / num_clips)
+        self.run.status(f"step {self.step}: {sum(quality) / num_clips:.2f} dB on held-out clips; see {file}")
+
+    def freeze(self) -> Path:
+        """The averaged weights, calibrated on clips that it never trained on, as the file that others load."""
+        network = deepcopy(self.ema.averages)
+        count = min(CALIBRATION_CLIPS, self.cfg.pool)
+        calibrate(network, (video_from_frames([self.held_out(1000 + i, POOL_FRAMES)]) for i in range(count)))
+        file = self.run.folder / "weights" / "codec.safetensors"
+        VistaCodec(network).save(file)
+        self.look()
+        return file
+
+    def save(self) -> None:
+        state = {"seconds": self.seconds, "averaged": self.ema.num_updates}
+        folder, about = self.run.folder / "checkpoints", self.run.about
+        save_checkpoint(folder, self.step, modules=self.modules, optimizers=self.optimizers, state=state, about=about)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        load_checkpoint(checkpoint, modules=self.modules, optimizers=self.optimizers)
+        self.step, self.seconds = checkpoint.step, checkpoint.state["seconds"]
+        self.ema.num_updates = checkpoint.state["averaged"]
+        self.run.status(f"resuming at step {self.step}")
