@@ -2,13 +2,17 @@
 
 from dataclasses import replace
 
+from causvid.cache import CachePolicy
+from causvid.flow import sigma_grid
 from causvid.models.dit import VideoDiTConfig
+from causvid.models.wan import WAN_1_3B
+from causvid.rollout import RolloutConfig
 from causvid.text.vista import VistaTextConfig
 
 # Vista's pictures are 64 x 112: latents of 8 x 14, 28 tokens a frame, 588 in a clip of 21 latent frames.
 VISTA_DIT = VideoDiTConfig(
-    width=256,
-    ffn_width=1024,
+    width=192,
+    ffn_width=768,
     num_heads=4,
     num_layers=8,
     in_channels=16,
@@ -16,10 +20,21 @@ VISTA_DIT = VideoDiTConfig(
     patch=2,
     freq_width=256,
     text_width=192,
-    text_length=48,
+    text_length=64,  # the longest captions of the grammar have 49 words
     eps=1e-6,
     precision="islands",
 )
-VISTA_DIT_WIDE = replace(VISTA_DIT, width=384, ffn_width=1536, num_heads=6, num_layers=12)
+VISTA_DIT_WIDE = replace(VISTA_DIT, width=384, ffn_width=1536, num_heads=6, num_layers=12)  # for a GPU
 
-VISTA_TEXT = VistaTextConfig(width=192, ffn_width=768, num_layers=2, num_heads=4, length=48)
+VISTA_TEXT = VistaTextConfig(width=192, ffn_width=768, num_layers=2, num_heads=4, length=64)
+
+# ---- students: levels, chunks and memory, which belong to their weights -------------------------------------------
+
+VISTA_STUDENT = RolloutConfig(sigmas=tuple(sigma_grid(4, 3.0)), shift=3.0, chunk=3, policy=CachePolicy(window=21))
+VISTA_STUDENT_FRAMEWISE = replace(VISTA_STUDENT, sigmas=tuple(sigma_grid(2, 3.0)), chunk=1)
+
+WAN_DIT = WAN_1_3B
+# (Self Forcing) 1000/750/500/250 warped by 5, three latent frames a chunk
+WAN_STUDENT = RolloutConfig(sigmas=tuple(sigma_grid(4, 5.0)), shift=5.0, chunk=3, policy=CachePolicy(window=21))
+# (paper, section 5) 999/748/502/247 and five latent frames a chunk; a clip is 20 of them
+PAPER_STUDENT = RolloutConfig(sigmas=tuple(sigma_grid(4)), shift=1.0, chunk=5, policy=CachePolicy(window=20))

@@ -1,0 +1,215 @@
+"""What distillation starts from: networks and the text encoder that belongs to them, from a run of ours or a Wan model.
+
+A folder of weights holds `teacher.safetensors` or `student.safetensors` beside `text.safetensors`; a Wan model is taken
+as it was downloaded.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from causvid.checkpoints import load_into, read_state
+from causvid.errors import UserError
+from causvid.media import whole_file
+from causvid.models.dit import VideoDiT, VideoDiTConfig
+from causvid.noise import seeded
+from causvid.shapes import FrameSigma, Latents, Text, Video
+from causvid.text import TextEncoder
+from causvid.text.vista import VistaText
+from causvid.training import parallel
+from causvid.training.cpu import fast_training
+
+Dtype = Literal["float32", "bfloat16"]
+Role = Literal["teacher", "student"]
+TEXT_FILE = "text.safetensors"
+
+
+# ---- networks ------------------------------------------------------------------------------------------------------
+
+
+def read_network(cfg: VideoDiTConfig, folder: str, role: Role, device: torch.device) -> VideoDiT:
+    """A network of this size in float32, from `folder` (or a single weight file)."""
+    model = VideoDiT(cfg)
+    path = network_file(Path(folder), role)
+    load_into(model, read_state(path), source=str(path))
+    return model.to(device)
+
+
+def network_file(folder: Path, role: Role) -> Path:
+    """Where a role's weights are. A Wan model has only a teacher."""
+    if folder.is_file():
+        return folder
+    if (folder / f"{role}.safetensors").is_file():
+        return folder / f"{role}.safetensors"
+    if role == "teacher" and _is_wan(folder):
+        return folder / "transformer" if (folder / "transformer").is_dir() else folder
+    raise UserError(
+        f"{folder} has no {role}: it holds no {role}.safetensors; give the weights/ folder of a finished run"
+        + (", or a Wan model." if role == "teacher" else ".")
+    )
+
+
+def frozen(model: VideoDiT, dtype: Dtype) -> VideoDiT:
+    """Never trained. Its weights are cast once, unless they are spread over ranks, which wants one dtype."""
+    model.eval().requires_grad_(False)
+    return model if parallel.num_ranks() > 1 else model.cast(getattr(torch, dtype))
+
+
+def shard(model: VideoDiT, recompute: bool = False) -> VideoDiT:
+    model.checkpoint_blocks = recompute
+    parallel.shard(model, model.blocks)
+    return model
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network as losses and roll-outs want it: float32 outside, the working dtype inside, one way of seeing.
+
+    Every call has an autocast of its own: weights that autocast has cast in a pass without gradients would be reused,
+    without their gradients, by the next pass that needs them."""
+
+    model: VideoDiT
+    dtype: Dtype
+    sight: dict[str, Any] = field(default_factory=dict)  # bounds, window and sink of `forward`; none: sees both ways
+    acting: Callable[[], AbstractContextManager[Any]] = nullcontext  # where networks share weights: be this one
+
+    def __call__(self, x_t: Latents, sigma: FrameSigma, text: Any, **sight: Any) -> Latents:
+        dtype = getattr(torch, self.dtype)
+        with self.acting(), fast_training(x_t.device, dtype):
+            return self.model(x_t.to(dtype), sigma, text, **self.sight | sight).float()
+
+
+# ---- text ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Words:
+    """A text encoder with the prompt that guidance moves away from."""
+
+    encoder: TextEncoder
+    no_prompt: str
+    device: torch.device
+
+    @torch.no_grad()
+    def __call__(self, prompts: list[str]) -> Text:
+        return self.encoder(list(prompts)).to(self.device)
+
+    def none(self, batch: int) -> Text:
+        return self([self.no_prompt]).expand(batch, -1, -1)
+
+
+def read_words(folder: str, device: torch.device) -> Words:
+    path = Path(folder) if Path(folder).is_dir() else Path(folder).parent
+    if (path / TEXT_FILE).is_file():
+        return Words(VistaText.load(path / TEXT_FILE).to(device), "", device)
+    if _is_wan(path):
+        from causvid.text.umt5 import WAN_NEGATIVE_PROMPT
+        from causvid.wan_world import load_text
+
+        return Words(load_text(path, device), WAN_NEGATIVE_PROMPT, device)
+    raise UserError(f"{path} holds no {TEXT_FILE}; give the weights/ folder of a finished run, or a Wan model.")
+
+
+def hand_on_words(source: str, weights: Path) -> None:
+    """Put the text encoder beside the weights that were trained with it. That of a Wan model stays where it is."""
+    file = (Path(source) if Path(source).is_dir() else Path(source).parent) / TEXT_FILE
+    if parallel.is_first() and file.is_file():
+        with whole_file(weights / TEXT_FILE) as temporary:
+            shutil.copyfile(file, temporary)
+
+
+def _is_wan(folder: Path) -> bool:
+    return (folder / "transformer").is_dir() or any(folder.glob("Wan2.*_VAE.pth"))
+
+
+# ---- looking at samples --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What sample sheets show: prompts that are never trained on, and how latents become pictures."""
+
+    prompts: list[str]
+    decode: Callable[[Latents], Video]
+
+
+def open_gallery(teacher: str, device: torch.device, num_prompts: int = 6) -> Gallery:
+    """Vista's, or that of a Wan model: its codec, and one prompt of every kind of motion."""
+    if _is_wan(Path(teacher)):
+        from causvid.wan_world import load_codec
+
+        codec = load_codec(Path(teacher), device)
+        return Gallery(WAN_SHEET[:num_prompts], lambda x: codec.decode(x.to(device, codec.dtype)).float().cpu())
+    from causvid.codecs.vista import VistaCodec
+    from causvid.worlds import vista
+
+    scenes = [vista.sample_scene(seed, "val") for seed in range(num_prompts)]
+    prompts = [vista.caption(scene, seed, "val") for seed, scene in enumerate(scenes)]
+    return Gallery(prompts, VistaCodec.load_packaged().decode)
+
+
+WAN_SHEET = [
+    "A small boat with a red sail crosses a windy bay, filmed from the shore in the evening light.",
+    "A potter shapes a tall vase on a wheel, close view of wet hands and turning clay.",
+    "A fox trots through deep snow between birch trees and stops to listen.",
+    "A tram turns a corner in a rainy city at night, its lights mirrored in the street.",
+    "Slow flight over a terraced hillside at sunrise, mist lying in the valley.",
+    "A girl on a swing laughs as the camera moves with her.",
+]
+
+
+# ---- randomness ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The randomness of one update. Every number is named and drawn for the whole batch, then cut to the rows at hand,
+    so that it is the same on any number of ranks, in any number of parts, and after any interruption."""
+
+    words: tuple[int, ...]  # seed, step, ...
+    batch: int
+    rows: slice
+    device: torch.device
+
+    def rng(self, *name: int) -> torch.Generator:
+        return seeded(*self.words, *name)
+
+    def normal(self, shape: tuple[int, ...], *name: int) -> Tensor:
+        """[rows, *shape]"""
+        return torch.randn((self.batch, *shape), generator=self.rng(*name))[self.rows].to(self.device)
+
+    def integers(self, high: int, shape: tuple[int, ...], *name: int) -> Tensor:
+        """[rows, *shape] of 0 ... high - 1"""
+        return torch.randint(high, (self.batch, *shape), generator=self.rng(*name))[self.rows].to(self.device)
+
+    def cut(self, x: Tensor) -> Tensor:
+        """The rows at hand of something that is known for the whole batch."""
+        return x[self.rows].to(self.device)
+
+
+def parts_of(batch: int, accumulate: int) -> Iterator[slice]:
+    """This rank's rows of a batch in equal parts, whose gradients add up."""
+    mine = parallel.my_rows(batch)
+    if (mine.stop - mine.start) % accumulate:
+        raise UserError(
+            f"{mine.stop - mine.start} clips on each process do not split into {accumulate} parts; "
+            "choose a batch that is a multiple of processes times accumulate."
+        )
+    size = (mine.stop - mine.start) // accumulate
+    for start in range(mine.start, mine.stop, size):
+        yield slice(start, start + size)
+
+
+def union_of_rows(mine: Tensor, batch: int) -> Tensor:
+    """The rows of all ranks, on every rank. Collective."""
+    everything = torch.zeros((batch, *mine.shape[1:]), dtype=mine.dtype, device=mine.device)
+    everything[parallel.my_rows(batch)] = mine
+    return parallel.mean_over_ranks(everything) * parallel.num_ranks()
