@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +25,10 @@ SPEC = PoolSpec("long", 3, 10, clips_per_shard=4, first_seed=100)
 class Noise:
     """Frames of one colour: the seed itself, so that a latent tells which clip it is."""
 
-    def __call__(self, seed: int, num_latents: int) -> Clip:
+    def __call__(self, seeds: Sequence[int], num_latents: int) -> list[Clip]:
+        return [self.clip(seed, num_latents) for seed in seeds]
+
+    def clip(self, seed: int, num_latents: int) -> Clip:
         frames = np.full((1 + 4 * (num_latents - 1), 8, 8, 3), seed, dtype=np.uint8)
         return Clip(frames, [f"clip {seed}", f"{seed} again"], np.full((num_latents, 2, 2), seed % 7, dtype=np.uint8))
 

@@ -28,7 +28,10 @@ class Squares:
 
     dtype = torch.float32
 
-    def __call__(self, seed: int, num_latents: int) -> Clip:
+    def __call__(self, seeds: range, num_latents: int) -> list[Clip]:
+        return [self.clip(seed, num_latents) for seed in seeds]
+
+    def clip(self, seed: int, num_latents: int) -> Clip:
         rng = np.random.default_rng(seed)
         frames = rng.integers(0, 256, (num_latents, 4, 4, 3), dtype=np.uint8)
         truth = rng.integers(0, 5, (num_latents, 2, 2), dtype=np.uint8)

@@ -64,9 +64,11 @@ class Clip:
 
 
 class Source(Protocol):
-    """Makes clip number `seed` with `num_latents` latent frames. Sent to worker processes, so it must pickle."""
+    """Makes the clips of these seeds, `num_latents` latent frames each. Sent to worker processes, so it must pickle.
 
-    def __call__(self, seed: int, num_latents: int) -> Clip: ...
+    It is given many at once only so that clips may share work: each must be a function of its own seed."""
+
+    def __call__(self, seeds: Sequence[int], num_latents: int) -> list[Clip]: ...
 
 
 # ---- writing -----------------------------------------------------------------------------------------------------
@@ -126,7 +128,7 @@ def shard_file(folder: Path, pool: str, shard: int) -> Path:
 
 def write_shard(path: Path, spec: PoolSpec, seeds: Sequence[int], source: Source, codec: Codec) -> None:
     """Render and encode these clips into one file."""
-    clips = [source(seed, spec.num_latents) for seed in seeds]
+    clips = source(seeds, spec.num_latents)
     group = max(1, ENCODE_AT_ONCE // len(clips[0].frames))
     latents = []
     for start in range(0, len(clips), group):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from causvid import flow, sample
 from causvid.chunks import Span, chunk_bounds, hold_per_chunk
 from causvid.data.clips import Batch, Pool
+from causvid.data.vista import NUM_CLASSES
 from causvid.errors import UserError
 from causvid.models.dit import VideoDiT, VideoDiTConfig
 from causvid.noise import seeded
@@ -74,7 +75,7 @@ class TeacherConfig:
     ema_decay: float = 0.999
     align_weight: float = 0.5  # of the renderer's patch classes as a second target; 0 = off
     align_layer: int = 3  # the block whose output must tell them
-    num_classes: int = 64  # of the patch classes
+    num_classes: int = NUM_CLASSES  # of the patch classes
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     compile: bool = False
     seed: int = 0
@@ -92,7 +93,7 @@ VISTA = TeacherConfig(
     text=VISTA_TEXT,
     data="local/latents",
     lengths=(
-        LengthConfig("images", 1, 64, shift=1.0),
+        LengthConfig("images", 1, 48, shift=1.0),
         LengthConfig("short", 6, 12, shift=1.5),
         LengthConfig("long", 21, 4, shift=2.5),
     ),
@@ -101,7 +102,7 @@ VISTA = TeacherConfig(
         Phase(0.50, (0.3, 0.7, 0.0)),
         Phase(1.00, (0.15, 0.15, 0.7)),
     ),
-    optim=OptimConfig(lr=1.5e-3, decay_from=0.6),
+    optim=OptimConfig(lr=1.5e-3, muon=False, decay_from=0.6),
 )
 PRESETS = {"vista": VISTA}
 
@@ -156,10 +157,11 @@ class World:
 
 def vista_world(num_prompts: int = 8) -> World:
     from causvid.codecs.vista import VistaCodec
-    from causvid.worlds import vista
+    from causvid.worlds.vista import sample_scene
+    from causvid.worlds.vista.captions import caption, vocabulary
 
-    prompts = [vista.caption(vista.sample_scene(seed, "val"), seed, "val") for seed in range(num_prompts)]
-    return World(tuple(vista.vocabulary()), prompts, VistaCodec.load_packaged().decode)
+    prompts = [caption(sample_scene(seed, "val"), seed, "val") for seed in range(num_prompts)]
+    return World(tuple(vocabulary()), prompts, VistaCodec.load_packaged().decode)
 
 
 class Teacher(nn.Module):

@@ -1,0 +1,113 @@
+"""Vista's clips for training: which scenes go into which pool, and what a patch is said to show."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from causvid.codecs import num_pixel_frames
+from causvid.data.clips import Clip, PoolSpec, write_cache
+from causvid.noise import mix
+from causvid.worlds import vista
+from causvid.worlds.vista.captions import caption
+from causvid.worlds.vista.truth import KIND, KINDS, latent_frames
+
+HEIGHT, WIDTH, FPS = 64, 112, 12
+TOKEN_PIXELS = 16  # a patch of the network: 2 x 2 latents of 8 x 8 pixels
+CAPTIONS_PER_CLIP = 4
+VIEWS_PER_SCENE = 4  # drawing the scenery is most of the cost of one picture, so a scene gives several
+
+# A patch of hero or second entity is told apart by what it is and its colour; scenery by its kind.
+NUM_CLASSES = len(KINDS) + len(vista.HEROES) * len(vista.COLOURS)
+
+
+@dataclass(frozen=True)
+class VistaSource:
+    """Clips of one latent frame are pictures of endless clips at any time; longer ones start anywhere in time. Events
+    happen only in clips of `event_frames` or more: a caption must not tell what a shorter one has no time to show."""
+
+    event_frames: int = 21
+
+    def __call__(self, seeds: Sequence[int], num_latents: int) -> list[Clip]:
+        if num_latents == 1:
+            by_scene = groupby(seeds, key=lambda seed: seed // VIEWS_PER_SCENE)
+            return [clip for scene, views in by_scene for clip in self._pictures(scene, list(views))]
+        return [self._clip(seed, num_latents) for seed in seeds]
+
+    def _clip(self, seed: int, num_latents: int) -> Clip:
+        scene = vista.sample_scene(seed)
+        start = 0  # the events of a scene are timed for a clip that starts here
+        if num_latents < self.event_frames:
+            scene, start = replace(scene, events=()), mix(seed) % (600 * FPS)
+        frames, state = vista.render(
+            scene, num_pixel_frames(num_latents), HEIGHT, WIDTH, FPS, start_frame=start, patch=TOKEN_PIXELS
+        )
+        return Clip(frames, _captions(scene, seed), patch_classes(scene, state))
+
+    def _pictures(self, scene_seed: int, seeds: list[int]) -> list[Clip]:
+        scene = replace(vista.sample_scene(scene_seed), events=())
+        # one very slow film: its pictures are seconds apart, and those that stand for a latent frame come with truth
+        num_frames = num_pixel_frames(VIEWS_PER_SCENE) - 1
+        fps = 1 / (2 + mix(scene_seed) % 1000 / 500)
+        frames, state = vista.render(scene, num_frames, HEIGHT, WIDTH, fps, patch=TOKEN_PIXELS)
+        chosen, classes = latent_frames(num_frames), patch_classes(scene, state)
+        views = [(seed, seed % VIEWS_PER_SCENE) for seed in seeds]
+        return [Clip(frames[chosen[view]][None], _captions(scene, seed), classes[view][None]) for seed, view in views]
+
+
+def patch_classes(scene: vista.Scene, state: vista.State) -> np.ndarray:
+    """[T, H/16, W/16] of numbers below NUM_CLASSES."""
+    assert state.patches is not None
+    colour_then = state.colour_index[latent_frames(len(state.colour_index))][:, None, None]
+    classes = np.where(state.patches == KIND["hero"], _figure(scene.hero) + colour_then, state.patches)
+    if scene.second is not None:
+        second = _figure(scene.second.hero) + vista.COLOURS.index(scene.second.colour)
+        classes = np.where(state.patches == KIND["second"], second, classes)
+    return classes.astype(np.uint8)
+
+
+def make_vista_cache(
+    folder: Path,
+    *,
+    num_images: int,
+    num_short: int,
+    num_long: int,
+    num_workers: int = 1,
+    on_shard: Callable[[int, int], None] | None = None,
+) -> None:
+    """Pools `images` (1 latent frame), `short` (6) and `long` (21), of scenes that share nothing between pools."""
+    from causvid.codecs.vista import VistaCodec
+
+    pools = [
+        PoolSpec("images", 1, num_images, clips_per_shard=1024),
+        PoolSpec("short", 6, num_short, clips_per_shard=256, first_seed=1_000_000_000),
+        PoolSpec("long", 21, num_long, clips_per_shard=64, first_seed=1_500_000_000),
+    ]
+    write_cache(
+        folder,
+        [pool for pool in pools if pool.num_clips],
+        VistaSource(),
+        VistaCodec.load_packaged,
+        made_from={"world": "vista, split train", "codec": codec_identity()},
+        num_workers=num_workers,
+        on_shard=on_shard,
+    )
+
+
+def codec_identity() -> str:
+    """Latents of one codec mean nothing to another."""
+    from importlib.resources import files
+
+    weights = (files("causvid") / "weights" / "vista" / "codec.safetensors").read_bytes()
+    return f"vista {hashlib.sha256(weights).hexdigest()[:16]}"
+
+
+def _figure(hero: str) -> int:
+    return len(KINDS) + vista.HEROES.index(hero) * len(vista.COLOURS)
+
+
+def _captions(scene: vista.Scene, seed: int) -> list[str]:
+    return [caption(scene, CAPTIONS_PER_CLIP * seed + wording, "train") for wording in range(CAPTIONS_PER_CLIP)]

@@ -1,0 +1,50 @@
+"""Vista's pools: what a clip shows depends on its seed alone, and its caption and truth belong to it."""
+
+import numpy as np
+import pytest
+
+from causvid.data.vista import NUM_CLASSES, VIEWS_PER_SCENE, VistaSource, patch_classes
+from causvid.worlds import vista
+from causvid.worlds.vista.truth import KIND, KINDS
+
+
+@pytest.mark.parametrize("num_latents", [1, 2])
+def test_a_clip_is_a_function_of_its_seed(num_latents):
+    source = VistaSource()
+    together = source(range(3, 8), num_latents)
+    for seed, clip in zip(range(3, 8), together):
+        (alone,) = source([seed], num_latents)
+        assert np.array_equal(alone.frames, clip.frames) and np.array_equal(alone.truth, clip.truth)
+        assert alone.captions == clip.captions
+        assert clip.frames.shape == (1 + 4 * (num_latents - 1), 64, 112, 3) and clip.truth.shape == (num_latents, 4, 7)
+
+
+def test_pictures_of_a_scene_differ_in_time_only():
+    views = VistaSource()(range(VIEWS_PER_SCENE), 1)
+    assert len({view.frames.tobytes() for view in views}) == VIEWS_PER_SCENE
+    assert len({len(view.captions) for view in views}) == 1
+    scenery = np.stack([view.frames[0, :8] for view in views]).astype(int)
+    other = VistaSource()([VIEWS_PER_SCENE * 5], 1)[0].frames[0, :8].astype(int)
+    assert np.abs(scenery - scenery[0]).mean() < np.abs(scenery - other).mean()
+
+
+def test_only_long_clips_have_events():
+    eventful = next(seed for seed in range(100) if vista.sample_scene(seed).events)
+    told = VistaSource(event_frames=2)([eventful], 2)[0]
+    quiet = VistaSource(event_frames=3)([eventful], 2)[0]
+    count = [np.mean([len(caption.split()) for caption in clip.captions]) for clip in (told, quiet)]
+    assert count[0] > count[1]
+
+
+def test_classes_tell_who_it_is():
+    seed = next(s for s in range(200) if vista.sample_scene(s).second and not vista.sample_scene(s).events)
+    scene = vista.sample_scene(seed)
+    _, state = vista.render(scene, 9, patch=16)
+    classes = patch_classes(scene, state)
+    assert classes.shape == (3, 4, 7) and classes.max() < NUM_CLASSES
+    who = len(KINDS) + 8 * vista.HEROES.index(scene.hero) + vista.COLOURS.index(scene.colour)
+    second = len(KINDS) + 8 * vista.HEROES.index(scene.second.hero) + vista.COLOURS.index(scene.second.colour)
+    assert ((classes == who) == (state.patches == KIND["hero"])).all() and (classes == who).any()
+    assert ((classes == second) == (state.patches == KIND["second"])).all()
+    plain = classes < len(KINDS)
+    assert (classes[plain] == state.patches[plain]).all()
