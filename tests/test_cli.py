@@ -12,7 +12,7 @@ from causvid.errors import UserError
 
 def run(*arguments: str, **options):
     return subprocess.run(
-        [sys.executable, "-m", "causvid.cli", *arguments], capture_output=True, text=True, timeout=60, **options
+        [sys.executable, "-m", "causvid.cli", *arguments], capture_output=True, text=True, timeout=300, **options
     )
 
 
@@ -26,7 +26,7 @@ assert CliRunner().invoke(causvid.cli.app, ["generate", "--help"]).exit_code == 
 heavy = {"torch", "diffusers", "transformers", "av", "fastapi"} & set(sys.modules)
 assert not heavy, heavy
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
 
 

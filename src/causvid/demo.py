@@ -1,4 +1,4 @@
-"""`causvid demo`: stream a captioned clip with a prompt switch, write a movie and a contact sheet, say how fast it was."""
+"""`causvid demo`: stream a captioned clip with a prompt switch, write movie and contact sheet, say how fast it was."""
 
 from __future__ import annotations
 
