@@ -237,6 +237,11 @@ class Rollout:
         self._pending = Made(latents.to(device=self.device, dtype=self.dtype), text, self.chunk_index)
         self.chunk_index += 1
 
+    def amend(self, latents: Latents) -> None:
+        """Go on from other latents than those handed out last."""
+        assert self._pending is not None, "the chunk is committed already"
+        self._pending = replace(self._pending, latents=latents.to(self._pending.latents))
+
     def settle(self) -> None:
         """Commit the chunk that was handed out last, if it is not committed yet."""
         drive(self.model, self.settle_passes())
@@ -276,11 +281,13 @@ class Rollout:
         self.cache.restore(state.cache)
         self.chunk_index, self._pending, self._in_sight = state.chunk_index, state.pending, list(state.in_sight)
 
-    def skip(self, num_chunks: int, num_frames: int) -> None:
-        """Count chunks as committed that are not: a window forgets, and after `frames_that_matter` more frames nothing
+    def skip(self, num_frames: int) -> None:
+        """Count frames as committed that are not: a window forgets, and after `frames_that_matter` more frames nothing
         tells the difference."""
-        self.settle()
-        self.chunk_index += num_chunks
+        drive(self.model, self.skip_passes(num_frames))
+
+    def skip_passes(self, num_frames: int) -> Passes[None]:
+        yield from self.settle_passes()
         self.cache.num_frames += num_frames
 
     def frames_that_matter(self) -> int | None:

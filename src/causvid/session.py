@@ -1,26 +1,46 @@
-"""A stream as a value: prompts in, chunks of frames out, for as long as somebody asks."""
+"""A stream as a value: prompts and pictures in, chunks of frames out, for as long as somebody asks.
+
+One session serves every way of making video, and changes between them while it runs: text, an image or a video to begin
+from, frames to restyle as they come. What was asked and what was made is kept, so a stream can be rewound, forked,
+saved, and shown or continued elsewhere.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from causvid.cache import CachePolicy
 from causvid.codecs import CodecStream
 from causvid.errors import UserError
-from causvid.rollout import PromptMode, Rollout, RolloutConfig
-from causvid.shapes import Latents, Video
+from causvid.history import MOMENT_EVERY, Commit, History, Moment, Record, leave_out
+from causvid.models.dit import TextMemory
+from causvid.pixels import frames_from_video, video_from_frames
+from causvid.rollout import Passes, PromptMode, Rollout, drive
+from causvid.shapes import Latents, Text, Video
+from causvid.situation import (
+    PROMPT_MODES,
+    Situation,
+    StreamOptions,
+    check_settings,
+    read_options,
+    read_prompt,
+    read_strength,
+)
+from causvid.sources import MotionStrength, Source, encode_clip, encode_image, levels_from
+from causvid.stopwatch import Stopwatch
+from causvid.take import ChunkNote, Cut, Event, EventKind, Kind, Take
 
 if TYPE_CHECKING:
     from causvid.bundle import Model
 
-PROMPT_MODES = ("keep", "recache", "flush")
+MOMENT_BYTES = 128 << 20  # ours: at Vista's size, going back within the last half minute takes no time
 
 
 @dataclass(frozen=True)
@@ -32,50 +52,43 @@ class Chunk:
     index: int
     prompt: str
     timings: dict[str, float]  # seconds: commit (of the chunk before), denoise, decode
-
-
-@dataclass(frozen=True)
-class StreamOptions:
-    """How to run a stream; what is None comes with the model."""
-
-    steps: int | None = None
-    window: int | None = None  # latent frames a chunk sees
-    sink: int | None = None
-    relative: bool | None = None
-
-    def apply(self, cfg: RolloutConfig) -> RolloutConfig:
-        if self.steps is not None:
-            cfg = cfg.with_steps(self.steps)
-        policy = CachePolicy(
-            window=cfg.policy.window if self.window is None else self.window,
-            sink=cfg.policy.sink if self.sink is None else self.sink,
-            relative=cfg.policy.relative if self.relative is None else self.relative,
-        )
-        try:
-            policy.check(max(cfg.chunk, cfg.first_chunk or 0))
-        except ValueError as error:
-            raise UserError(str(error)) from None
-        return replace(cfg, policy=policy)
+    kind: Kind = "made"
+    drift: float = 0.0  # how far the statistics of the latents have moved since the prompt or the shot began
+    strength: float | None = None
 
 
 class Session:
-    """One stream. Hold it, ask it for chunks, change its prompt between them."""
+    """One stream. Hold it, ask it for chunks, change its prompt between them.
 
-    def __init__(self, model: Model, prompt: str, *, seed: int = 0, options: StreamOptions | None = None) -> None:
+    Changes take effect with the next chunk. The methods that end in `_passes` are for who runs the network themselves.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        prompt: str,
+        *,
+        seed: int = 0,
+        options: StreamOptions | None = None,
+        moment_bytes: int = MOMENT_BYTES,
+    ) -> None:
+        value = {"text": prompt, "seed": seed, "options": asdict(options or StreamOptions())}
+        start = Event(0, 0.0, "start", value)
         self.model = model
-        self.seed = seed
-        self.options = options or StreamOptions()
-        self.rollout = Rollout(
-            model.need_student(),
-            self.options.apply(model.cfg.rollout),
-            model.latent_shape,
-            seeds=(seed,),
-            dtype=model.dtype,
-            device=model.device,
-        )
+        self.history = History(moment_bytes, [start])
+        self.exact = True  # whoever answers passes in a way that depends on other streams says so here
+        self._began = time.monotonic()
+        self._waiting: deque[Event] = deque()  # asked for, in force from the next chunk on
+        self._given: deque[Latents] = deque()  # chunks that need not be made
+        self._scripted: deque[tuple[Latents, float]] = deque()  # sources and strengths of a take that is made again
+        self._source: Source | None = None
+        self._texts: tuple[Text, TextMemory] | None = None
+        self.now = Situation.start(start, self._embed)
+        self._rollout: Rollout | None = self._new_rollout()
         self._decoder: CodecStream = model.codec.decode_stream()
-        self.prompt = prompt
-        self._text = model.remember(prompt)
+        self._shot_begins = True
+
+    # ---- chunks ------------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Chunk]:
         while True:
@@ -83,66 +96,392 @@ class Session:
 
     def next_chunk(self) -> Chunk:
         """Generate, decode and return the next chunk."""
+        return drive(self.model.need_student(), self.chunk_passes())
+
+    def chunk_passes(self) -> Passes[Chunk]:
         clock = Stopwatch(self.model.device)
-        self.rollout.settle()
+        yield from self.wake_passes()
+        yield from self._catch_up_passes()
+        yield from self.rollout.settle_passes()
         clock.lap("commit")
-        latents = self.rollout.step(self._text)
+        text = self._remember(self.now.words.rows)
+        kind, source, strength = self._next_kind()
+        if kind == "given":
+            latents = self._given.popleft()
+            yield from self.rollout.feed_passes(latents, text)
+        elif kind == "restyled":
+            sigmas = levels_from(strength, self.rollout.cfg.chunk_sigmas(self._shot_begins))
+            latents = yield from self.rollout.step_passes(text, start=source, sigmas=sigmas)
+        else:
+            latents = yield from self.rollout.step_passes(text)
         clock.lap("denoise")
         frames = frames_from_video(self._decode(latents))
         clock.lap("decode")
-        return Chunk(frames, latents, self.rollout.chunk_index - 1, self.prompt, clock.laps)
+        drift = self._measure_drift(latents)
+        note = ChunkNote(kind, latents.shape[1], self._shot_begins, strength, self.exact)
+        self._shot_begins = False
+        self.history.records.append(Record(note, latents.cpu(), self.now, source))
+        self._keep_moment()
+        return Chunk(frames, latents, self.num_chunks - 1, self.now.prompt, clock.laps, kind, drift, strength)
 
-    def set_prompt(self, text: str, mode: PromptMode = "keep") -> None:
-        """From the next chunk on, follow `text`.
+    @property
+    def num_chunks(self) -> int:
+        return len(self.history.records)
+
+    @property
+    def prompt(self) -> str:
+        """The prompt that was asked for last."""
+        asked = [event.value["text"] for event in self._waiting if event.kind == "prompt"]
+        return asked[-1] if asked else self.now.prompt
+
+    @property
+    def seed(self) -> int:
+        return self.now.seed
+
+    @property
+    def rollout(self) -> Rollout:
+        assert self._rollout is not None, "a parked session must wake first"
+        return self._rollout
+
+    def settle(self) -> None:
+        """Do the work that the next chunk would begin with: useful while somebody watches this one."""
+        drive(self.model.need_student(), self.rollout.settle_passes())
+
+    # ---- asking for changes ------------------------------------------------------------------------------------
+
+    def set_prompt(self, text: str, mode: PromptMode = "keep", blend: int = 0) -> None:
+        """From the next chunk on, follow `text`, wholly or over `blend` chunks.
 
         keep: the past stays as it is. recache: the past is recomputed under the new words, which take hold faster.
         flush: the past is forgotten and a new shot begins.
         """
-        if mode not in PROMPT_MODES:
-            raise UserError(f"there is no prompt mode '{mode}'; use one of {', '.join(PROMPT_MODES)}")
-        self._text = self.model.remember(text)
-        self.prompt = text
-        if mode == "recache":
-            self.rollout.recache(self._text)
-        elif mode == "flush":
-            self.rollout.flush()
-            self._decoder = self.model.codec.decode_stream()
+        value = {"text": text, "mode": mode, "blend": blend}
+        read_prompt(value)
+        self._embed(text)  # refuse a hopeless prompt now, not at the next chunk
+        self._ask("prompt", value)
 
-    def settle(self) -> None:
-        """Do the work that the next chunk would begin with: useful while somebody watches this one."""
-        self.rollout.settle()
+    def change(self, **settings: Any) -> None:
+        """Another seed, number of steps, window, sink or relative from the next chunk on."""
+        check_settings(settings)
+        event = Event(0, 0.0, "settings", settings)
+        self.now.after(event, self._embed).options.apply(self.model.cfg.rollout)
+        self._ask("settings", settings)
+
+    def begin_with_image(self, image: np.ndarray, how: str = "first") -> None:
+        """Go on from a picture: it is the next frame, and begins a shot unless the stream is just beginning."""
+        chunk = self.model.cfg.rollout.chunk_size(at_start=True)
+        self._give([encode_image(self.model.codec, image, self._size, chunk, how)], "image")
+
+    def extend(self, frames: np.ndarray) -> int:
+        """Go on from a video: its chunks come first, as the codec shows them. Returns how many there are."""
+        chunks = encode_clip(self.model.codec, frames, self._size, self.model.cfg.rollout.chunk)
+        self._give(chunks, "video")
+        return len(chunks)
+
+    def restyle(self, strength: float | str | None, *, limit: int | None = None) -> None:
+        """From the next chunk on, follow the frames that `push` brings, noised to `strength` (in (0, 1], or 'motion').
+
+        The past of the stream is kept. A second call changes the strength, None ends it. `limit` is how many frames
+        may wait before the oldest are dropped.
+        """
+        read_strength(strength)
+        if strength is None:
+            self._source = None
+        elif self._source is None:
+            self._source = Source(self.model.codec, self._size, limit)
+        self._ask("source", {"strength": strength})
+
+    def push(self, frames: np.ndarray) -> None:
+        """Frames to restyle, one [H, W, 3] or several [F, H, W, 3], of any size."""
+        if self._source is None:
+            raise UserError("this stream restyles nothing; call restyle(strength) first")
+        self._source.push(frames)
+
+    @property
+    def can_step(self) -> bool:
+        """False while a stream that restyles waits for frames."""
+        return self.num_missing_frames == 0
+
+    @property
+    def num_missing_frames(self) -> int:
+        """How many frames must be pushed before the next chunk can be made."""
+        if self._source is None or self._given or self._scripted:
+            return 0
+        size = self.model.cfg.rollout.chunk_size(self._shot_begins)
+        return max(0, self._source.needed(size, self._shot_begins) - len(self._source))
+
+    # ---- going back, going elsewhere ---------------------------------------------------------------------------
+
+    def rewind(self, num_chunks: int) -> None:
+        """Take back the last chunks, and what was asked since. The next one is made again, or made otherwise."""
+        drive(self.model.need_student(), self.rewind_passes(num_chunks))
+
+    def rewind_passes(self, num_chunks: int) -> Passes[None]:
+        if not 0 <= num_chunks <= self.num_chunks:
+            raise UserError(f"this stream has {self.num_chunks} chunks and cannot go back by {num_chunks}")
+        keep = self.num_chunks - num_chunks
+        self.history.truncate(keep)
+        self._waiting.clear()
+        self._given.clear()
+        if keep:
+            self.now = self.history.records[-1].after
+        else:
+            start, *asked = self.history.events
+            self.history.events = [start]
+            self.now = Situation.start(start, self._embed)
+            live = self._source is not None
+            self._waiting.extend(e for e in asked if e.kind != "cut" and (live or e.kind != "source"))
+        if keep and self.now.strength is None:
+            self._source = None
+        elif keep and self._source is None:
+            self._leave_source()
+        self._rebuild_decoder()
+        yield from self._rebuild_passes()
+
+    def fork(self) -> Session:
+        """A second stream with the same past. The two share it and go on alone."""
+        twin = object.__new__(Session)
+        twin.__dict__.update(self.__dict__)
+        twin.history = self.history.copy()
+        twin._waiting, twin._given, twin._scripted = deque(self._waiting), deque(self._given), deque(self._scripted)
+        twin._decoder = self.model.codec.decode_stream()
+        twin._decoder.load(self._decoder.save())
+        if self._rollout is not None:
+            twin._rollout = twin._new_rollout()
+            twin._rollout.load(self._rollout.save())
+        twin._leave_source()
+        return twin
+
+    def park(self) -> None:
+        """Free the cache of a stream that nobody watches. It goes on later as if nothing had been."""
+        self._rollout = None
+        self.history.moments.clear()
+
+    @property
+    def is_parked(self) -> bool:
+        return self._rollout is None
+
+    def wake_passes(self) -> Passes[None]:
+        """Build a parked stream's cache again. The next chunk would do it, too."""
+        if self.is_parked:
+            yield from self._rebuild_passes()
+
+    def take(self) -> Take:
+        """What this stream is up to now, as a value that can be saved."""
+        records = self.history.records
+        return Take(
+            self.model.cfg.name,
+            self.model.cfg.fps,
+            self.model.latent_shape,
+            tuple(self.history.events),
+            tuple(record.note for record in records),
+            tuple(self.history.cuts),
+            tuple(record.latents for record in records),
+            {index: record.source for index, record in enumerate(records) if record.source is not None},
+        )
+
+    def save(self, path: str | Path) -> Path:
+        return self.take().save(path)
+
+    @classmethod
+    def resume(cls, take: Take, model: Model, *, moment_bytes: int = MOMENT_BYTES) -> Session:
+        """Go on with a take where it ended. The session comes parked: its first chunk takes the time to wake."""
+        take.check_codec(model)
+        session = cls.from_start(take, model, moment_bytes=moment_bytes)
+        session.history.cuts = list(take.cuts)
+        events = deque(take.events[1:])
+        for index, (note, latents) in enumerate(zip(take.chunks, take.latents)):
+            while events and events[0].chunk <= index:
+                session.history.events.append(events.popleft())
+                session.now = session.now.after(session.history.events[-1], session._embed)
+            session.now = session.now.step()
+            session._measure_drift(latents)
+            session.history.records.append(Record(note, latents, session.now, take.sources.get(index)))
+        session._waiting.extend(events)
+        session._began -= take.events[-1].time
+        session._leave_source()
+        session._rebuild_decoder()
+        session.park()
+        return session
+
+    @classmethod
+    def from_start(cls, take: Take, model: Model, *, moment_bytes: int = MOMENT_BYTES, **options: Any) -> Session:
+        """A new stream that begins as a take did; `options` replace those of the take."""
+        start = take.events[0].value
+        chosen = read_options(start["options"] | options)
+        return cls(model, start["text"], seed=take.seed, options=chosen, moment_bytes=moment_bytes)
+
+    # ---- making a take again: what was asked and given, without the pictures ---------------------------------------
+
+    def repeat(self, event: Event) -> None:
+        """Ask for what another session was asked for."""
+        self._waiting.append(event)
+
+    def give(self, latents: Latents) -> None:
+        """The next chunk that is not given yet, as latents."""
+        self._given.append(self._to_device(latents))
+
+    def follow(self, source: Latents, strength: float) -> None:
+        """Restyle this in the next chunk that has none yet."""
+        self._scripted.append((source, strength))
+
+    def amend(self, latents: Latents) -> None:
+        """Go on from these latents in place of those that were made last."""
+        self.rollout.amend(latents)
+        self.history.records[-1] = replace(self.history.records[-1], latents=latents)
+
+    # ---- inside --------------------------------------------------------------------------------------------------
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.model.cfg.height, self.model.cfg.width
+
+    def _ask(self, kind: EventKind, value: dict[str, Any]) -> None:
+        self._waiting.append(Event(self.num_chunks, time.monotonic() - self._began, kind, value))
+
+    def _embed(self, prompt: str) -> Text:
+        return self.model.embed([prompt])
+
+    @torch.no_grad()
+    def _remember(self, rows: Text) -> TextMemory:
+        """Project a prompt once, not for every chunk."""
+        if self._texts is None or self._texts[0] is not rows:
+            self._texts = rows, self.model.need_student().project_text(rows)
+        return self._texts[1]
 
     @torch.no_grad()
     def _decode(self, latents: Latents) -> Video:
-        return self._decoder(latents.to(self.model.codec.dtype))
+        return self._decoder(latents.to(device=self.model.device, dtype=self.model.codec.dtype))
+
+    def _to_device(self, latents: Latents) -> Latents:
+        return latents.to(device=self.model.device, dtype=self.model.dtype)
+
+    def _new_rollout(self) -> Rollout:
+        cfg = self.now.options.apply(self.model.cfg.rollout)
+        model = self.model
+        return Rollout(
+            model.need_student(),
+            cfg,
+            model.latent_shape,
+            seeds=(self.now.seed,),
+            dtype=model.dtype,
+            device=model.device,
+        )
+
+    def _catch_up_passes(self) -> Passes[None]:
+        """Put in force what was asked for since the last chunk."""
+        while self._waiting:
+            event = replace(self._waiting.popleft(), chunk=self.num_chunks)
+            self.history.events.append(event)
+            self.now = self.now.after(event, self._embed)
+            if event.kind == "cut" or (event.kind == "prompt" and self.now.words.mode == "flush"):
+                self._begin_shot()
+            elif event.kind == "settings":
+                yield from self._reconfigure_passes()
+        was_on_its_way = self.now.words.left > 0
+        self.now = self.now.step()
+        words = self.now.words
+        if was_on_its_way and words.left == 0 and words.mode == "recache" and self.num_chunks and not self._shot_begins:
+            yield from self.rollout.recache_passes(self._remember(words.rows))
+            self._cut(self.rollout.in_sight, own_words=False)
+
+    def _begin_shot(self) -> None:
+        self.rollout.flush()
+        self._decoder = self.model.codec.decode_stream()
+        self._shot_begins = True
+        self._cut(())
+
+    def _reconfigure_passes(self) -> Passes[None]:
+        """Take other settings. Another window is filled from the chunks of this shot."""
+        old, new = self.rollout, self._new_rollout()
+        if new.cfg.policy == old.cfg.policy:
+            old.cfg, old.seeds = new.cfg, new.seeds
+            return
+        start = self.history.shot_start() if not self._shot_begins else self.num_chunks
+        commits = [Commit(i, r.latents, r.after.words.rows) for i, r in enumerate(self.history.records[start:], start)]
+        sink, _, recent = leave_out(commits, new.cfg.policy.sink, new.cfg.policy.window)
+        self._rollout = new
+        yield from self._commit_passes([*sink, *recent])
+        yield from new.settle_passes()
+        self._cut(commit.index for commit in [*sink, *recent])
+
+    def _cut(self, fed: Iterable[int], own_words: bool = True) -> None:
+        if self.num_chunks:
+            self.history.cuts.append(Cut(self.num_chunks, tuple(fed), own_words))
+        self.exact = True
+
+    def _commit_passes(self, commits: list[Commit]) -> Passes[None]:
+        for commit in commits:
+            self.rollout.chunk_index = commit.index
+            yield from self.rollout.feed_passes(self._to_device(commit.latents), self._remember(commit.rows))
+        self.rollout.chunk_index = self.num_chunks
+
+    def _rebuild_passes(self) -> Passes[None]:
+        """The cache as it was when the last chunk was handed out."""
+        self._rollout = rollout = self._new_rollout()
+        moment = self.history.newest_moment(not_before=self.history.cuts[-1].chunk)
+        if moment:
+            rollout.load(moment.rollout)
+            commits = self.history.commits()
+            newer = self.num_chunks - moment.num_chunks
+            yield from self._commit_passes(commits[len(commits) - newer :])
+            return
+        self.exact = True
+        policy = rollout.cfg.policy
+        sink, skipped, recent = leave_out(self.history.commits(), policy.sink, rollout.frames_that_matter())
+        yield from self._commit_passes(sink)
+        if skipped:
+            yield from rollout.skip_passes(sum(commit.latents.shape[1] for commit in skipped))
+        yield from self._commit_passes(recent)
+
+    def _rebuild_decoder(self) -> None:
+        """The decoder as it was when the last chunk had been shown."""
+        self._decoder = self.model.codec.decode_stream()
+        self._shot_begins = not self.history.records
+        start = self.history.shot_start()
+        moment = self.history.newest_moment(not_before=start)
+        if moment:
+            self._decoder.load(moment.decoder)
+            start = moment.num_chunks
+        for record in self.history.records[start:]:
+            self._decode(record.latents)
+
+    def _keep_moment(self) -> None:
+        if self.num_chunks % MOMENT_EVERY == 0:
+            self.history.keep(Moment(self.num_chunks, self.rollout.save(), self._decoder.save()))
+
+    def _next_kind(self) -> tuple[Kind, Latents | None, float | None]:
+        """What the next chunk is; if it is restyled, from what and how strongly."""
+        if self._given:
+            return "given", None, None
+        if self._scripted:
+            source, strength = self._scripted.popleft()
+            return "restyled", self._to_device(source), strength
+        if self._source is None:
+            return "made", None, None
+        size = self.rollout.cfg.chunk_size(self._shot_begins)
+        latents, motion = self._source.take(size, self._shot_begins)
+        strength = self.now.strength
+        if isinstance(strength, MotionStrength):
+            strength, smooth = strength.next(motion, self.now.motion)
+            self.now = replace(self.now, motion=smooth)
+        return "restyled", self._to_device(latents), strength
+
+    def _give(self, chunks: list[Latents], what: str) -> None:
+        self._ask("cut", {"why": what, "chunks": len(chunks)})
+        self._given = deque(self._to_device(chunk) for chunk in chunks)
+
+    def _leave_source(self) -> None:
+        """Frames that come in belong to one session: another one with the same past goes on without."""
+        self._source = None
+        if self.now.strength is not None:
+            self._ask("source", {"strength": None})
+
+    def _measure_drift(self, latents: Latents) -> float:
+        look = torch.cat([latents.float().mean((0, 1, 3, 4)), latents.float().std((0, 1, 3, 4))]).cpu()
+        if self.now.look is None:
+            self.now = replace(self.now, look=look)
+        return float((look - self.now.look).square().mean().sqrt())
 
 
-class Stopwatch:
-    def __init__(self, device: torch.device | str) -> None:
-        self._device = torch.device(device)
-        self._last = self._now()
-        self.laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        now = self._now()
-        self.laps[name] = now - self._last
-        self._last = now
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
-
-
-def frames_from_video(video: Video) -> np.ndarray:
-    """[1, F, 3, H, W] in [-1, 1] -> uint8 [F, H, W, 3]"""
-    scaled = video[0].float().clamp(-1, 1).add(1).mul(127.5).round()
-    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
-def video_from_frames(frames: np.ndarray) -> Tensor:
-    """uint8 [F, H, W, 3] -> [1, F, 3, H, W] in [-1, 1]"""
-    return torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2)[None].float() / 127.5 - 1
-
-
-__all__ = ["Chunk", "Session", "StreamOptions", "frames_from_video", "video_from_frames"]
+__all__ = ["PROMPT_MODES", "Chunk", "Session", "StreamOptions", "frames_from_video", "video_from_frames"]

@@ -1,0 +1,112 @@
+"""The past of a stream: what was asked, what was made, and how to have the cache of any moment again.
+
+A cache is never stored in a file. It is a function of the chunks that were committed since it was last begun afresh, in
+their order and under their words; committing them again gives the same bits, at one pass a chunk.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from causvid.rollout import RolloutState
+from causvid.shapes import Latents, Text
+from causvid.situation import Situation
+from causvid.take import ChunkNote, Cut, Event
+
+MOMENT_EVERY = 4  # chunks
+
+
+@dataclass(frozen=True)
+class Record:
+    """A chunk that was made, and all that is needed to make it again."""
+
+    note: ChunkNote
+    latents: Latents
+    after: Situation
+    source: Latents | None = None
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The state after `num_chunks` chunks, kept so that going back is quick."""
+
+    num_chunks: int
+    rollout: RolloutState
+    decoder: list[Any]
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A chunk to commit again."""
+
+    index: int
+    latents: Latents
+    rows: Text
+
+
+@dataclass
+class History:
+    moment_bytes: int  # memory that moments may take
+    events: list[Event] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    cuts: list[Cut] = field(default_factory=lambda: [Cut(0)])
+    moments: deque[Moment] = field(default_factory=deque)
+
+    def copy(self) -> History:
+        return History(self.moment_bytes, [*self.events], [*self.records], [*self.cuts], deque(self.moments))
+
+    def truncate(self, num_chunks: int) -> None:
+        """Forget what came after. What was asked before the first chunk is part of how a stream begins, and stays."""
+        del self.records[num_chunks:]
+        limit = max(num_chunks, 1)
+        self.events = [event for event in self.events if event.chunk < limit]
+        self.cuts = [cut for cut in self.cuts if cut.chunk < limit]
+        self.moments = deque(moment for moment in self.moments if moment.num_chunks <= num_chunks)
+
+    def keep(self, moment: Moment) -> None:
+        size = sum(moment.rollout.cache[name].nbytes for name in ("keys", "values"))
+        self.moments.append(moment)
+        while len(self.moments) * size > self.moment_bytes:
+            self.moments.popleft()
+
+    def shot_start(self) -> int:
+        """Index of the chunk that begins the present shot."""
+        for index in range(len(self.records) - 1, -1, -1):
+            if self.records[index].note.begins_shot:
+                return index
+        return 0
+
+    def commits(self) -> list[Commit]:
+        """Everything that the present cache was made from, in order."""
+        cut = self.cuts[-1]
+        fed = []
+        for index in cut.fed:
+            record = self.records[index]
+            rows = record.after.words.rows if cut.own_words else self.records[cut.chunk].after.words.rows
+            fed.append(Commit(index, record.latents, rows))
+        since = enumerate(self.records[cut.chunk :], cut.chunk)
+        return fed + [Commit(i, record.latents, record.after.words.rows) for i, record in since]
+
+    def newest_moment(self, not_before: int) -> Moment | None:
+        """The newest one that lies after chunk `not_before`, or none."""
+        if self.moments and self.moments[-1].num_chunks > not_before:
+            return self.moments[-1]
+        return None
+
+
+def leave_out(
+    commits: list[Commit], num_sink: int, num_frames: int | None
+) -> tuple[list[Commit], list[Commit], list[Commit]]:
+    """Split commits into those that fill the sink, those that no longer matter, and the rest: at least `num_frames`."""
+    sizes = [commit.latents.shape[1] for commit in commits]
+    head = 0
+    while head < len(commits) and sum(sizes[:head]) < num_sink:
+        head += 1
+    if num_frames is None:
+        return commits[:head], [], commits[head:]
+    tail = len(commits)
+    while tail > head and sum(sizes[tail:]) < num_frames:
+        tail -= 1
+    return commits[:head], commits[head:tail], commits[tail:]

@@ -1,0 +1,160 @@
+"""A take made anew: checked against itself, with other steps, by another student, or by the teacher."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from causvid import flow, sample
+from causvid.errors import UserError
+from causvid.noise import chunk_noise
+from causvid.pixels import frames_from_video
+from causvid.session import Chunk, Session
+from causvid.take import Event, Shown, Take
+
+if TYPE_CHECKING:
+    from causvid.bundle import Model
+
+
+def render(take: Take, model: Model, **options: Any) -> Iterator[Chunk]:
+    """Make a take again with another student, or with other `options`: steps, window, sink, relative."""
+    take.check_codec(model)
+    size = model.cfg.rollout.chunk
+    if any(chunk.kind == "restyled" and chunk.num_latents != size for chunk in take.chunks[1:]):
+        raise UserError(
+            f"this take restyles chunks of another size than the {size} latent frames of '{model.cfg.name}'; "
+            "render it with a student of the same chunk size"
+        )
+    session = Session.from_start(take, model, **options)
+    events, starts = deque(take.events[1:]), take.starts()
+    place = made = 0  # the chunk of the take, and the latent frame, that come next
+    while made < take.num_latents:
+        while place + 1 < len(starts) and starts[place + 1] <= made:
+            place += 1
+        while events and starts[events[0].chunk] <= made:
+            ask(session, events.popleft(), options)
+        note = take.chunks[place]
+        if note.kind == "given" and starts[place] == made:
+            session.give(take.latents[place])
+        elif note.kind == "restyled":
+            assert note.strength is not None
+            session.follow(take.sources[place], note.strength)
+        chunk = session.next_chunk()
+        made += chunk.latents.shape[1]
+        yield chunk
+
+
+def ask(session: Session, event: Event, fixed: dict[str, Any]) -> None:
+    """Ask for what was asked before, but for settings that are `fixed` now. Sources are followed as recorded."""
+    value = event.value
+    if event.kind == "settings":
+        value = {key: setting for key, setting in value.items() if key not in fixed}
+    if event.kind != "source" and value:
+        session.repeat(replace(event, value=value))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What making a take again showed."""
+
+    num_chunks: int  # that were compared: all but the given ones
+    different: tuple[int, ...]  # chunks that came out otherwise
+    expected: tuple[int, ...]  # of those, the ones that were computed together with other streams
+    max_difference: float  # of a latent
+
+    @property
+    def equal(self) -> bool:
+        return not self.different
+
+    def __str__(self) -> str:
+        if self.equal:
+            return f"{self.num_chunks} chunks made again, equal to the last bit"
+        some = ", ".join(map(str, self.different[:5])) + (", ..." if len(self.different) > 5 else "")
+        return (
+            f"{len(self.different)} of {self.num_chunks} chunks differ, by at most {self.max_difference:.2g} ({some}); "
+            f"{len(self.expected)} of them were computed in a batch with other streams"
+        )
+
+
+def verify(take: Take, model: Model) -> Verdict:
+    """Make every chunk again after the recorded past, and compare."""
+    take.check_codec(model)
+    session = Session.from_start(take, model)
+    events = deque(take.events[1:])
+    compared, different, worst = 0, [], 0.0
+    for index, (note, recorded) in enumerate(zip(take.chunks, take.latents)):
+        while events and events[0].chunk <= index:
+            ask(session, events.popleft(), {})
+        if note.kind == "given":
+            session.give(recorded)
+        elif note.kind == "restyled":
+            assert note.strength is not None
+            session.follow(take.sources[index], note.strength)
+        made = session.next_chunk().latents.cpu()
+        if note.kind == "given":
+            continue
+        compared += 1
+        if made.shape != recorded.shape:
+            raise UserError(f"chunk {index} of this take has another size; it was made by another student")
+        if not torch.equal(made, recorded):
+            different.append(index)
+            worst = max(worst, float((made - recorded).abs().max()))
+            session.amend(recorded)
+    expected = tuple(index for index in different if not take.chunks[index].exact)
+    return Verdict(compared, tuple(different), expected, worst)
+
+
+@torch.no_grad()
+def render_with_teacher(
+    take: Take,
+    model: Model,
+    *,
+    strength: float = 0.6,
+    steps: int | None = None,
+    guidance: float | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Iterator[Shown]:
+    """Refine a take by the bidirectional teacher: its latents are noised to `strength` and denoised in many steps, in
+    pieces of at most a training clip that end where a prompt or a shot does. 1 keeps nothing of it but the prompts.
+    `on_step` is told (steps done, of all)."""
+    take.check_codec(model)
+    if not 0 < strength <= 1:
+        raise UserError(f"strength is a noise level above 0 and at most 1, got {strength:g}")
+    teacher, how = model.need_teacher(), model.cfg.teacher
+    guidance = how.guidance if guidance is None else guidance
+    grid = flow.sigma_grid(how.steps if steps is None else steps, how.shift)
+    levels = [strength, *(sigma for sigma in grid if sigma < strength)]
+    pieces = cut_into_clips(take, model.cfg.num_latents)
+    no_text = model.text([model.cfg.no_prompt]).to(device=model.device, dtype=model.dtype) if guidance != 1 else None
+    for number, (indices, prompt) in enumerate(pieces):
+        x0 = torch.cat([take.latents[index] for index in indices], dim=1).to(device=model.device, dtype=model.dtype)
+        eps = chunk_noise(take.seed, indices[0], 0, tuple(x0.shape)).to(x0)
+        x = flow.add_noise(x0, eps, torch.full(x0.shape[:2], strength, device=x0.device))
+        field = sample.guided(teacher, model.embed([prompt]), no_text, guidance)
+        first = number * (len(levels) - 1)
+        refined = sample.euler(field, x, levels, _reporter(on_step, first, len(pieces) * (len(levels) - 1)))
+        if number == 0 or take.chunks[indices[0]].begins_shot:
+            decode = model.codec.decode_stream()
+        yield Shown(frames_from_video(decode(refined.to(model.codec.dtype))), indices[0], prompt)
+
+
+def cut_into_clips(take: Take, max_latents: int) -> list[tuple[list[int], str]]:
+    """Runs of chunks of one shot and one prompt, no longer than a training clip."""
+    clips: list[tuple[list[int], str]] = []
+    length = 0
+    for index, (note, prompt) in enumerate(zip(take.chunks, take.prompts())):
+        new = not clips or note.begins_shot or prompt != clips[-1][1] or length + note.num_latents > max_latents
+        if new:
+            clips.append(([], prompt))
+            length = 0
+        clips[-1][0].append(index)
+        length += note.num_latents
+    return clips
+
+
+def _reporter(on_step: Callable[[int, int], None] | None, first: int, total: int) -> Any:
+    return None if on_step is None else lambda done, _: on_step(first + done, total)
