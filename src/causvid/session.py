@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from causvid.codecs import CodecStream
 from causvid.errors import UserError
 from causvid.history import MOMENT_EVERY, Commit, History, Moment, Record, leave_out
 from causvid.models.dit import TextMemory
 from causvid.pixels import frames_from_video, video_from_frames
-from causvid.rollout import Passes, PromptMode, Rollout, drive
+from causvid.rollout import Passes, Rollout, drive
 from causvid.shapes import Latents, Text, Video
 from causvid.situation import (
     PROMPT_MODES,
@@ -149,7 +150,7 @@ class Session:
 
     # ---- asking for changes ------------------------------------------------------------------------------------
 
-    def set_prompt(self, text: str, mode: PromptMode = "keep", blend: int = 0) -> None:
+    def set_prompt(self, text: str, mode: str = "keep", blend: int = 0) -> None:
         """From the next chunk on, follow `text`, wholly or over `blend` chunks.
 
         keep: the past stays as it is. recache: the past is recomputed under the new words, which take hold faster.
@@ -467,7 +468,7 @@ class Session:
             self.now = replace(self.now, motion=smooth)
         return "restyled", self._to_device(latents), strength
 
-    def _give(self, chunks: list[Latents], what: str) -> None:
+    def _give(self, chunks: list[Tensor], what: str) -> None:
         self._ask("cut", {"why": what, "chunks": len(chunks)})
         self._given = deque(self._to_device(chunk) for chunk in chunks)
 

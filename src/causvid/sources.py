@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from causvid import media
 from causvid.codecs import Codec
@@ -43,7 +44,7 @@ def encode_image(codec: Codec, image: np.ndarray, size: tuple[int, int], chunk: 
 
 
 @torch.no_grad()
-def encode_clip(codec: Codec, frames: np.ndarray, size: tuple[int, int], chunk: int) -> list[Latents]:
+def encode_clip(codec: Codec, frames: np.ndarray, size: tuple[int, int], chunk: int) -> list[Tensor]:
     """A clip as chunks. Its end is exact: frames that fill no whole latent are left out at its beginning, and the odd
     chunk, if there is one, comes first."""
     frames = check_frames(frames)

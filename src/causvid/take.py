@@ -23,7 +23,6 @@ from torch import Tensor
 from causvid.errors import UserError
 from causvid.media import whole_file
 from causvid.pixels import frames_from_video
-from causvid.shapes import Latents
 
 if TYPE_CHECKING:
     from causvid.bundle import Model
@@ -95,8 +94,8 @@ class Take:
     events: tuple[Event, ...]
     chunks: tuple[ChunkNote, ...]
     cuts: tuple[Cut, ...]
-    latents: tuple[Latents, ...]  # one per chunk, as they were made
-    sources: Mapping[int, Latents] = field(default_factory=dict)  # what restyled chunks began from
+    latents: tuple[Tensor, ...]  # [1, K, C, h, w] per chunk, as they were made
+    sources: Mapping[int, Tensor] = field(default_factory=dict)  # what restyled chunks began from
 
     @property
     def seed(self) -> int:
