@@ -7,20 +7,27 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from causvid.errors import UserError
 
 VIDEO_CODECS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
+CODEC_OPTIONS = {
+    "libx264": {"crf": "18"},
+    "libvpx-vp9": {"crf": "28", "b": "0", "deadline": "realtime", "cpu-used": "6"},
+}
 MOVIE_SUFFIXES = (*VIDEO_CODECS, ".gif")
 SHEET_SUFFIXES = (".png", ".jpg", ".webp")
+MAX_PIXELS = 50_000_000  # of a picture from outside, before it is decoded
+TIME_SLACK = 1e-3  # seconds that a time stamp may be off through rounding
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name in the folder of `path`; it becomes `path` if the block ends well, and vanishes if it does not."""
+    """A temporary name in the folder of `path`: it becomes `path` if the block ends well, or else vanishes."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +98,7 @@ class VideoWriter:
             self._stream.height = frames.shape[1] * self._scale // 2 * 2
             self._stream.width = frames.shape[2] * self._scale // 2 * 2
             self._stream.pix_fmt = "yuv420p"
-            self._stream.options = {"crf": "18"} if self._suffix != ".webm" else {"crf": "28", "b": "0"}
+            self._stream.options = dict(CODEC_OPTIONS[VIDEO_CODECS[self._suffix]])
         for frame in frames:
             size = (self._stream.width, self._stream.height)
             picture = Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)
@@ -155,40 +162,75 @@ def contact_sheet(frames: np.ndarray, fps: float, columns: int = 6, max_pictures
     return sheet
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """uint8 [H, W, 3]"""
-    path = Path(path)
-    _must_exist(path)
+def read_image(source: str | Path | BinaryIO) -> np.ndarray:
+    """uint8 [H, W, 3], the right way up. From a file, or from bytes in memory."""
+    name = _name_of(source)
     try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is not a picture that can be read ({error})") from None
+        with Image.open(source) as picture:
+            _check_size(picture.width, picture.height, name)
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{name} is not a picture that can be read ({error})") from None
 
 
-def read_video(path: str | Path, fps: float, *, max_seconds: float | None = None) -> np.ndarray:
-    """uint8 [F, H, W, 3], re-timed to `fps` by taking the frame that is on screen at each instant."""
+def read_video(
+    source: str | Path | BinaryIO, fps: float, *, max_seconds: float | None = None, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """uint8 [F, H, W, 3], re-timed to `fps` by taking the frame that is on screen at each instant. With `size`, cropped
+    and resized to (height, width) while reading, which keeps a long video of large pictures out of memory."""
     import av
 
-    path = Path(path)
-    _must_exist(path)
+    name = _name_of(source)
+    limit = None if max_seconds is None else max(1, round(max_seconds * fps))
     frames: list[np.ndarray] = []
+    shown, begin, end = None, 0.0, 0.0
     try:
-        with av.open(str(path)) as container:
+        with av.open(source if hasattr(source, "read") else str(source)) as container:
             if not container.streams.video:
-                raise UserError(f"{path} holds no video")
+                raise UserError(f"{name} holds no video")
             for frame in container.decode(video=0):
-                time = frame.time or 0.0
-                if max_seconds is not None and time > max_seconds:
+                _check_size(frame.width, frame.height, name)
+                if shown is None:
+                    begin = frame.time or 0.0
+                time = (frame.time or 0.0) - begin
+                while shown is not None and len(frames) / fps < time - TIME_SLACK and len(frames) != limit:
+                    frames.append(shown)
+                if len(frames) == limit:
                     break
-                due = round(time * fps) + 1
-                if due > len(frames):
-                    frames += [frame.to_ndarray(format="rgb24")] * (due - len(frames))
-    except av.FFmpegError as error:
-        raise UserError(f"{path} is not a video that can be read ({error.strerror})") from None
-    if not frames:
-        raise UserError(f"{path} holds no frames")
+                picture = frame.to_ndarray(format="rgb24")
+                shown = picture if size is None else fit(picture, *size)
+                end = time + (
+                    float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 1 / fps
+                )
+    except (av.FFmpegError, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{name} is not a video that can be read ({str(error).splitlines()[0]})") from None
+    if shown is None:
+        raise UserError(f"{name} holds no frames")
+    while (len(frames) / fps < end - TIME_SLACK or not frames) and len(frames) != limit:
+        frames.append(shown)
+    if any(frame.shape != frames[0].shape for frame in frames):
+        raise UserError(f"{name} changes the size of its pictures on the way; convert it to one size")
     return np.stack(frames)
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise UserError(
+            f"{name} has pictures of {width}x{height}; shrink them to at most {MAX_PIXELS // 10**6} megapixels"
+        )
+
+
+def _name_of(source: str | Path | BinaryIO) -> str:
+    """What to call it in a message."""
+    if not isinstance(source, str | Path):
+        return "what was sent"
+    if not Path(source).is_file():
+        raise UserError(f"there is no file {source}")
+    return str(source)
 
 
 def fit(frames: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -204,8 +246,3 @@ def fit(frames: np.ndarray, height: int, width: int) -> np.ndarray:
         return cropped
     resized = [Image.fromarray(f).resize((width, height), Image.Resampling.LANCZOS) for f in cropped]
     return np.stack([np.asarray(picture) for picture in resized])
-
-
-def _must_exist(path: Path) -> None:
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")

@@ -1,0 +1,119 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from causvid import media
+from causvid.errors import UserError
+
+RNG = np.random.default_rng(0)
+
+
+def greys(count, height=32, width=48):
+    """Frames that are told apart by their brightness."""
+    levels = np.linspace(20, 230, count).round().astype(np.uint8)
+    return np.broadcast_to(levels[:, None, None, None], (count, height, width, 3)).copy()
+
+
+def number_of(frames, shown):
+    """Which frame of `greys` each one is."""
+    levels = frames[:, 0, 0, 0].astype(float)
+    return [int(np.abs(levels - level).argmin()) for level in shown.mean((1, 2, 3))]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".mov", ".gif"])
+def test_frames_survive_a_movie_file(tmp_path, suffix):
+    frames = greys(8)
+    path = media.write_video(tmp_path / f"a{suffix}", frames, 10)
+    again = media.read_video(path, 10, size=(32, 48))
+    assert again.shape == frames.shape and number_of(frames, again) == list(range(8))
+
+
+def test_retiming_shows_what_is_on_screen_at_each_instant(tmp_path):
+    frames = greys(6)
+    path = media.write_video(tmp_path / "a.mp4", frames, 6)
+    assert number_of(frames, media.read_video(path, 12)) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert number_of(frames, media.read_video(path, 3)) == [0, 2, 4]
+    assert number_of(frames, media.read_video(path, 6, max_seconds=0.5)) == [0, 1, 2]
+
+
+def test_files_and_bytes_are_read_alike(tmp_path):
+    path = media.write_video(tmp_path / "a.mp4", greys(3), 6)
+    assert np.array_equal(media.read_video(path, 6), media.read_video(io.BytesIO(path.read_bytes()), 6))
+    picture = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    assert np.array_equal(media.read_image(tmp_path / "a.png"), picture)
+    assert np.array_equal(media.read_image(io.BytesIO((tmp_path / "a.png").read_bytes())), picture)
+
+
+def test_a_photograph_is_turned_the_right_way_up(tmp_path):
+    picture = RNG.integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by a quarter, clockwise
+    Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(media.read_image(tmp_path / "a.png"), np.rot90(picture, -1))
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 50, b"\xff\xd8\xff\xe0" * 9])
+def test_what_is_no_picture_or_video_is_refused_in_words(content):
+    with pytest.raises(UserError, match="not a picture"):
+        media.read_image(io.BytesIO(content))
+    with pytest.raises(UserError, match=r"not a video|no frames|no video"):
+        media.read_video(io.BytesIO(content), 12)
+
+
+def test_huge_pictures_are_refused_before_they_are_decoded(monkeypatch):
+    monkeypatch.setattr(media, "MAX_PIXELS", 100)
+    file = io.BytesIO()
+    Image.new("RGB", (20, 20)).save(file, "png")
+    file.seek(0)
+    with pytest.raises(UserError, match="20x20"):
+        media.read_image(file)
+
+
+def test_fitting_crops_the_middle():
+    wide = np.zeros((10, 40, 3), np.uint8)
+    wide[:, 15:25] = 200
+    assert (media.fit(wide, 10, 10) == 200).all()
+    tall = wide.transpose(1, 0, 2)
+    assert (media.fit(tall[None], 10, 10) == 200).all()
+    assert media.fit(wide, 64, 112).shape == (64, 112, 3)
+    same = RNG.integers(0, 256, (2, 6, 8, 3), dtype=np.uint8)
+    assert np.array_equal(media.fit(same, 6, 8), same)
+
+
+def test_an_interrupted_movie_is_kept_and_a_failed_one_leaves_nothing(tmp_path):
+    path = tmp_path / "a.mp4"
+    with pytest.raises(KeyboardInterrupt), media.VideoWriter(path, 10) as movie:
+        movie.write(greys(4))
+        raise KeyboardInterrupt
+    assert len(media.read_video(path, 10)) == 4
+    with pytest.raises(RuntimeError), media.VideoWriter(tmp_path / "b.mp4", 10) as movie:
+        movie.write(greys(4))
+        raise RuntimeError
+    assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_hopeless_outputs_are_refused_before_the_work(tmp_path):
+    for path, match in [
+        (tmp_path / "a.xyz", "end it in"),
+        (tmp_path / "no suffix", "end it in"),
+        (tmp_path, "end it in|folder"),
+    ]:
+        with pytest.raises(UserError, match=match):
+            media.check_output(path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write"):
+        media.check_output(tmp_path / "file" / "a.mp4")
+    media.check_output(tmp_path / "new" / "a.mp4")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_sheet_shows_evenly_spaced_frames(tmp_path):
+    sheet = media.contact_sheet(greys(48), 12)
+    assert sheet.width > 6 * 192 and sheet.height > 4 * 128
+    path = media.write_video(tmp_path / "a.png", greys(5), 12)
+    assert media.read_image(path).shape[1] > 5 * 192
+    with pytest.raises(UserError, match="uint8"):
+        media.write_video(path, np.zeros((1, 4, 4, 3)), 12)
