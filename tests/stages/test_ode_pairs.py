@@ -1,4 +1,4 @@
-"""Teacher trajectories: exact states at the student's levels, and shards that any number of interrupted processes make."""
+"""Teacher trajectories: exact states at the student's levels, in shards that interrupted processes make together."""
 
 from dataclasses import replace
 

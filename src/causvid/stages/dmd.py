@@ -1,0 +1,425 @@
+"""Asymmetric distillation (Algorithm 1): a causal few-step student learns from a bidirectional teacher.
+
+Reads:  a teacher, a student from ode_init, prompts or clips.
+Writes: a run folder; weights/student.safetensors is the averaged student, weights/candidates/ those on the way.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from causvid import flow
+from causvid.adapters import AdapterConfig
+from causvid.chunks import chunk_bounds, hold_per_chunk
+from causvid.data.clips import Pool
+from causvid.data.prompts import VISTA, read_prompts
+from causvid.errors import UserError
+from causvid.models.dit import VideoDiTConfig
+from causvid.presets import PAPER_STUDENT, VISTA_DIT, VISTA_STUDENT, WAN_DIT, WAN_STUDENT
+from causvid.rollout import RolloutConfig
+from causvid.shapes import FrameSigma, Latents, Text
+from causvid.stages.dmd_actors import Actors, adapters_on_one, four_networks, write_student
+from causvid.stages.dmd_losses import critic_loss, dmd_gradient, signs_of_life, spread, student_loss
+from causvid.stages.memory import memory_need
+from causvid.stages.replay import Replay
+from causvid.stages.self_rollout import roll_out, write_student_sheet
+from causvid.stages.sources import (
+    Draws,
+    Dtype,
+    Gallery,
+    Network,
+    hand_on_words,
+    open_gallery,
+    parts_of,
+    read_words,
+    union_of_rows,
+)
+from causvid.training import parallel
+from causvid.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from causvid.training.monitors import LossBySigma
+from causvid.training.optim import OptimConfig, all_parameters, build_optimizers, learning_rate, step_all
+from causvid.training.run import Budget, Run, stop_signal
+
+STATUS_SECONDS = 20.0
+VIDEO, EXIT, SCORE, NOISE, REPLAY, CHECK = range(6)  # names of draws
+STUDENT_TURN = 0  # turns of a step: the student's, then those of the critic: 1, 2, ...
+
+# ---- config --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DMDConfig:
+    model: VideoDiTConfig
+    teacher: str  # a folder of weights, or a Wan model
+    init: str | None  # a folder of weights of a student; None: start from the teacher's
+    student: RolloutConfig
+    clip: tuple[int, int, int, int]  # latent frames, channels, height, width
+    student_optim: OptimConfig
+    critic_optim: OptimConfig
+    batch: int
+    guidance: float  # on the teacher; 1 is none. What other code calls w is this minus 1
+    input: Literal["data", "self"] = "data"  # noised clips (paper, Algorithm 1), or the student's own past
+    exit: Literal["shared", "per chunk", "last"] = "shared"  # self: which step of a chunk learns
+    sight: Literal["both ways", "causal"] = "both ways"  # of teacher and critic; causal is the ablation
+    prompts: str = VISTA  # self: 'vista', or a text file
+    data: str | None = None  # data: folder of pools
+    pool: str = "long"
+    critic_updates: int = 5  # for each of the student (paper, section 5)
+    critic_warmup: int = 0  # updates before the student's first
+    replay: int = 0  # recent videos that critic updates share; 0: a new video for every update
+    score_shift: float = 3.0  # of the levels at which teacher and critic look
+    score_range: tuple[float, float] = (0.02, 0.98)
+    ema_decay: float = 0.98
+    accumulate: int = 1  # parts of a batch, one after the other
+    recompute: bool = False  # activations in the backward pass, to save memory
+    adapter: AdapterConfig | None = None  # train adapters on one frozen teacher instead of whole networks
+    dtype: Dtype = "bfloat16"
+    seed: int = 0
+    log_every: int = 5  # steps
+    checkpoint_minutes: float = 5.0
+    sample_minutes: float = 10.0
+    candidates: int = 12  # students kept for choosing the best one
+
+    def check(self) -> None:
+        if self.input == "data" and self.data is None:
+            raise UserError("input=data noises real clips; set data to a folder of latents, or set input=self.")
+        if self.input == "data" and self.student.first_sigmas:
+            raise UserError("input=data knows one list of levels; leave out student.first_sigmas, or set input=self.")
+        if 0 < self.replay < self.batch:
+            raise UserError(
+                f"a replay of {self.replay} videos is smaller than a batch; set it to {self.batch} or more."
+            )
+
+
+ADAM = OptimConfig(lr=1e-4, muon=False, betas=(0.0, 0.999), clip=10.0, warmup=10)
+VISTA_DMD = DMDConfig(
+    model=VISTA_DIT,
+    teacher="local/teacher/weights",
+    init="local/ode-init/weights",
+    student=VISTA_STUDENT,
+    clip=(21, 16, 8, 14),
+    student_optim=ADAM,
+    critic_optim=replace(ADAM, lr=2e-4),
+    batch=8,
+    guidance=3.0,
+    input="self",
+    replay=32,
+)
+# (CausVid's released 4-step configuration) noised clips, both rates 2e-6, w = 2, batch 64
+WAN_ADAM = OptimConfig(lr=2e-6, muon=False, betas=(0.9, 0.999), clip=10.0, warmup=0)
+WAN_DMD = DMDConfig(
+    model=WAN_DIT,
+    teacher="models/Wan2.1-T2V-1.3B",
+    init="local/ode-init/weights",
+    student=WAN_STUDENT,
+    clip=(21, 16, 60, 104),
+    student_optim=WAN_ADAM,
+    critic_optim=WAN_ADAM,
+    batch=64,
+    guidance=3.0,
+    data="local/latents",
+    score_shift=5.0,
+    ema_decay=0.99,
+    accumulate=8,
+    recompute=True,
+    checkpoint_minutes=30.0,
+    sample_minutes=60.0,
+)
+# (Self Forcing) the student's own past, w = 3, critic at a fifth of the rate; 120 updates of the student
+WAN_SELF_DMD = replace(
+    WAN_DMD,
+    input="self",
+    prompts="prompts/train.txt",
+    data=None,
+    guidance=4.0,
+    student_optim=replace(WAN_ADAM, betas=(0.0, 0.999)),
+    critic_optim=replace(WAN_ADAM, lr=4e-7, betas=(0.0, 0.999)),
+)
+PRESETS = {
+    "vista": VISTA_DMD,
+    "vista-data": replace(VISTA_DMD, input="data", data="local/latents", replay=0),
+    "wan-1.3b": WAN_SELF_DMD,
+    "wan-1.3b-data": WAN_DMD,
+    # one 80 GB device: adapters on one frozen copy
+    "wan-1.3b-lora": replace(
+        WAN_SELF_DMD,
+        adapter=AdapterConfig(rank=128),
+        student_optim=replace(WAN_ADAM, lr=1e-5),
+        critic_optim=replace(WAN_ADAM, lr=2e-6),
+        batch=8,
+    ),
+    # (paper, section 5) 6000 updates, guidance 3.5 in the form cond + w (cond - uncond), no shift
+    "paper": replace(WAN_DMD, student=PAPER_STUDENT, clip=(20, 16, 60, 104), guidance=4.5, score_shift=1.0),
+}
+
+
+# ---- the run -------------------------------------------------------------------------------------------------------
+
+
+def train(
+    cfg: DMDConfig,
+    run_dir: Path,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    device: str = "cpu",
+    gallery: Gallery | None = None,
+) -> Path:
+    """Train until the budget is used up, or resume and do so; a step is one update of the student. Returns the folder
+    of the weights."""
+    cfg.check()
+    place = parallel.start(device)
+    sitting = Sitting(cfg, run_dir, place, gallery or open_gallery(cfg.teacher, place))
+    budget = Budget(minutes, steps, sitting.seconds)
+    last_save = last_sheet = budget.seconds
+    with stop_signal() as stopped:
+        while (progress := budget.progress(sitting.step)) < 1 and not parallel.first_decides(len(stopped)):
+            sitting.take_step(progress)
+            sitting.seconds = budget.seconds
+            if parallel.first_decides(budget.seconds - last_save) > 60 * cfg.checkpoint_minutes:
+                sitting.save()
+                last_save = budget.seconds
+            if parallel.first_decides(budget.seconds - last_sheet) > 60 * cfg.sample_minutes:
+                sitting.show()
+                last_sheet = budget.seconds
+    sitting.save()
+    sitting.show()
+    weights = run_dir / "weights"
+    write_student(sitting.actors, cfg.model, weights)
+    hand_on_words(cfg.init or cfg.teacher, weights)
+    return weights
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A batch to make videos from, known whole on every rank."""
+
+    prompts: list[str]
+    latents: Latents | None  # clips, where they are noised
+
+
+class Sitting:
+    """Everything that one process of a run holds between two steps."""
+
+    def __init__(self, cfg: DMDConfig, run_dir: Path, device: torch.device, gallery: Gallery) -> None:
+        self.cfg, self.device, self.gallery = cfg, device, gallery
+        self.pool = Pool(Path(cfg.data), cfg.pool) if cfg.input == "data" and cfg.data else None
+        self.prompts = read_prompts(cfg.prompts, cfg.seed) if self.pool is None else None
+        self.run = Run(run_dir, cfg, data=self.pool.identity if self.pool else f"prompts {cfg.prompts}")
+        self.run.status(str(memory_need(cfg, parallel.num_ranks())))
+        torch.manual_seed(cfg.seed)
+        self.bounds = chunk_bounds(cfg.clip[0], cfg.student.chunk, cfg.student.first_chunk)
+        self.actors = self.cast_actors()
+        self.words = read_words(cfg.teacher, device)  # of teacher and critic
+        self.student_words = read_words(cfg.init, device) if cfg.init else self.words
+        self.optimizers = {
+            "student": build_optimizers(cfg.student_optim, [self.actors.trained["student"]]),
+            "critic": build_optimizers(cfg.critic_optim, [self.actors.trained["critic"]]),
+        }
+        self.modules = self.actors.modules
+        self.replay = None
+        if cfg.replay:
+            encoder = self.words.encoder
+            self.replay = Replay(cfg.replay, cfg.clip, (encoder.length, encoder.width), device)
+            self.modules["replay"] = self.replay
+        self.by_sigma = LossBySigma()
+        self.critic_losses: list[float] = []
+        self.step, self.seconds, self.drawn = 0, 0.0, 0
+        if self.run.checkpoint is not None:
+            self.resume(self.run.checkpoint)
+
+    def cast_actors(self) -> Actors:
+        cfg, policy = self.cfg, self.cfg.student.policy
+        causal = {"bounds": self.bounds, "window": policy.window, "sink": policy.sink}
+        settings: dict[str, Any] = {
+            "teacher": cfg.teacher,
+            "student": cfg.init,
+            "score_sight": causal if cfg.sight == "causal" else {},
+            "student_sight": causal if cfg.input == "data" else {},
+            "ema_decay": cfg.ema_decay,
+            "dtype": cfg.dtype,
+            "recompute": cfg.recompute,
+            "device": self.device,
+        }
+        if cfg.adapter is None:
+            return four_networks(cfg.model, **settings)
+        actors, kept = adapters_on_one(cfg.model, cfg.adapter, seed=cfg.seed, **settings)
+        self.run.status(f"rank {cfg.adapter.rank} holds {kept:.1%} of the way from the teacher to the given student")
+        return actors
+
+    # ---- Algorithm 1 -----------------------------------------------------------------------------------------------
+
+    def take_step(self, progress: float) -> None:
+        """One update of the student and several of the critic (two time scales)."""
+        cfg = self.cfg
+        if self.step == 0:
+            for turn in range(cfg.critic_warmup):
+                self.update_critic(0.0, 1 + cfg.critic_updates + turn, fresh=True)
+        newest, norm = self.update_student(progress)
+        for turn in range(1, 1 + cfg.critic_updates):
+            self.update_critic(progress, turn)
+        self.step += 1
+        if self.step % cfg.log_every == 0:
+            self.report(progress, norm, *newest)
+
+    def update_student(self, progress: float) -> tuple[tuple[Latents, Text], float]:
+        """Returns the new videos of this rank with their text, and the gradient's norm."""
+        cfg, actors, inputs = self.cfg, self.actors, self.read()
+        videos = []
+        for rows in parts_of(cfg.batch, cfg.accumulate):
+            draws = self.draws(STUDENT_TURN, rows)
+            text, no_text = self.words(inputs.prompts[rows]), self.words.none(rows.stop - rows.start)
+            with actors.student.acting():  # the backward pass too: it may compute layers again
+                x0 = self.make_video(inputs, draws, grad=True)
+                sigma, eps = self.score_level(draws), draws.normal(cfg.clip, NOISE)
+                gradient = dmd_gradient(x0, actors.teacher, actors.critic, text, no_text, sigma, eps, cfg.guidance)
+                (student_loss(x0, gradient) / cfg.accumulate).backward()
+            self.by_sigma.add(gradient.square().mean(dim=(2, 3, 4)).sqrt(), sigma)
+            videos.append(x0.detach())
+        norm = self.descend("student", learning_rate(cfg.student_optim, self.step, progress))
+        actors.ema.update(actors.trained["student"])
+        mine = torch.cat(videos)
+        if self.replay is not None:
+            self.replay.put(union_of_rows(mine, cfg.batch), self.words(inputs.prompts))
+        return (mine, self.words(inputs.prompts[parallel.my_rows(cfg.batch)])), norm
+
+    def update_critic(self, progress: float, turn: int, *, fresh: bool = False) -> None:
+        cfg, critic = self.cfg, self.actors.critic
+        inputs = self.read() if fresh or self.replay is None else None
+        known = self.replay.draw(cfg.batch, self.draws(turn).rng(REPLAY)) if inputs is None else None
+        total = torch.zeros((), device=self.device)
+        for rows in parts_of(cfg.batch, cfg.accumulate):
+            draws = self.draws(turn, rows)
+            if inputs is not None:
+                x0, text = self.make_video(inputs, draws, grad=False), self.words(inputs.prompts[rows])
+            else:
+                x0, text = draws.cut(known[0]), draws.cut(known[1])
+            with critic.acting():
+                errors = critic_loss(critic, x0, text, self.score_level(draws), draws.normal(cfg.clip, NOISE))
+                loss = errors.mean() / cfg.accumulate
+                loss.backward()
+            total += loss.detach()
+        updates = self.step * cfg.critic_updates + turn
+        self.descend("critic", learning_rate(cfg.critic_optim, updates, progress))
+        self.critic_losses.append(float(parallel.mean_over_ranks(total)))
+
+    def make_video(self, inputs: Inputs, draws: Draws, *, grad: bool) -> Latents:
+        """The student's estimate of a clean clip, from noised data or on its own past."""
+        cfg, student = self.cfg, self.actors.student
+        text = self.student_words(inputs.prompts[draws.rows])
+        if inputs.latents is None:
+
+            def noise(chunk: int, draw: int, frames: int) -> Latents:
+                return draws.normal((frames, *cfg.clip[1:]), VIDEO, chunk, draw)
+
+            return roll_out(student, cfg.student, cfg.clip, text, noise, self.exits(draws), grad=grad)
+        num_levels = len(cfg.student.sigmas) - 1
+        per_chunk = draws.integers(num_levels, (len(self.bounds),), VIDEO, 0)
+        sigma = torch.tensor(cfg.student.sigmas, device=self.device)[hold_per_chunk(per_chunk, self.bounds)]
+        x_t = flow.add_noise(draws.cut(inputs.latents), draws.normal(cfg.clip, VIDEO, 1), sigma)
+        with torch.set_grad_enabled(grad):
+            return flow.x0_from_velocity(x_t, student(x_t, sigma, text), sigma)
+
+    def exits(self, draws: Draws) -> list[int] | None:
+        """The step at which each chunk leaves, the same for all clips of the batch, on all ranks."""
+        if self.cfg.exit == "last":
+            return None
+        num_steps, num_chunks = len(self.cfg.student.sigmas) - 1, len(self.bounds)
+        drawn = torch.randint(num_steps, (num_chunks,), generator=draws.rng(EXIT)).tolist()
+        return drawn if self.cfg.exit == "per chunk" else drawn[:1] * num_chunks
+
+    def score_level(self, draws: Draws) -> FrameSigma:
+        """One level per clip: teacher and critic see the clip as a whole."""
+        low, high = self.cfg.score_range
+        drawn = flow.draw_score_sigma(draws.batch, draws.rng(SCORE), shift=self.cfg.score_shift, low=low, high=high)
+        return draws.cut(drawn)[:, None].expand(-1, self.cfg.clip[0])
+
+    # ---- around it -------------------------------------------------------------------------------------------------
+
+    def read(self) -> Inputs:
+        """The next batch of clips or prompts."""
+        place, self.drawn = self.drawn, self.drawn + self.cfg.batch
+        if self.pool is not None:
+            clips = self.pool.batch(place, self.cfg.batch, self.cfg.clip[0], self.cfg.seed)
+            return Inputs(clips.captions, clips.latents)
+        assert self.prompts is not None
+        return Inputs([self.prompts(number) for number in range(place, self.drawn)], None)
+
+    def draws(self, turn: int, rows: slice | None = None) -> Draws:
+        return Draws((self.cfg.seed, self.step, turn), self.cfg.batch, rows or slice(0, 0), self.device)
+
+    def descend(self, name: str, rate: float) -> float:
+        """One optimiser step; the gradients' norm."""
+        optimizers = self.optimizers[name]
+        cfg = self.cfg.student_optim if name == "student" else self.cfg.critic_optim
+        norm = parallel.clip_gradients(all_parameters(optimizers), cfg.clip)
+        if not math.isfinite(norm):
+            raise UserError(f"the {name} diverged at step {self.step}; start a new run with a lower {name}_optim.lr.")
+        step_all(optimizers, rate)
+        return norm
+
+    @torch.no_grad()
+    def report(self, progress: float, norm: float, x0: Latents, text: Text) -> None:
+        """`critic_lead`: how much better than its teacher the critic knows the student's videos; below 0, it lags."""
+        rows = parallel.my_rows(self.cfg.batch)
+        draws = self.draws(CHECK + 1_000, rows)
+        sigma, eps = self.score_level(draws), draws.normal(self.cfg.clip, NOISE)
+        teacher, critic = (
+            critic_loss(network, x0, text, sigma, eps).mean() for network in (self.actors.teacher, self.actors.critic)
+        )
+        life = signs_of_life(x0, [start for start, _ in self.bounds[1:]])
+        told = {"critic_lead": teacher - critic, "newest": critic, **life}
+        values = {name: float(parallel.mean_over_ranks(value)) for name, value in told.items()}
+        by_level = {name.replace("loss", "dmd"): value for name, value in self.by_sigma.read().items()}
+        losses, self.critic_losses = self.critic_losses, []
+        mean_loss = sum(losses) / max(1, len(losses))
+        values |= {"critic_loss": mean_loss, "gradient": norm, "seconds": round(self.seconds, 2), "progress": progress}
+        self.run.log(self.step, **values, **by_level, drawn=self.drawn)
+        self.run.status(
+            f"{progress:6.1%}  step {self.step}  critic {mean_loss:.4f} lead {values['critic_lead']:+.4f}  "
+            f"std {values['std']:.3f} motion {values['motion']:.3f}  gradient {norm:.3f}  "
+            f"{self.seconds / self.step:.2f} s/step",
+            every=STATUS_SECONDS,
+        )
+
+    def show(self) -> None:
+        """A sheet of samples, and this student as a candidate for whoever chooses the best."""
+        cfg, name = self.cfg, f"step-{self.step:08d}"
+        average = Network(self.actors.average.model, cfg.dtype, acting=self.actors.average.acting)
+        file = self.run.folder / "samples" / f"{name}.png"
+        clips = write_student_sheet(file, average, cfg.student, cfg.clip, self.student_words, self.gallery)
+        life = signs_of_life(clips, [start for start, _ in self.bounds[1:]])
+        values = {f"sample_{key}": float(value) for key, value in life.items()}
+        self.run.log(self.step, sample_spread=float(spread(clips)), **values)
+        folder = self.run.folder / "weights" / "candidates"
+        write_student(self.actors, cfg.model, folder / name)
+        if parallel.is_first():
+            for old in sorted(folder.glob("step-*"))[: -cfg.candidates]:
+                for weights in old.iterdir():
+                    weights.unlink()
+                old.rmdir()
+
+    def save(self) -> None:
+        save_checkpoint(
+            self.run.folder / "checkpoints",
+            self.step,
+            modules=self.modules,
+            optimizers=self.flat_optimizers,
+            state={"seconds": self.seconds, "drawn": self.drawn, "ema_updates": self.actors.ema.num_updates},
+            about=self.run.about,
+        )
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        load_checkpoint(checkpoint, modules=self.modules, optimizers=self.flat_optimizers)
+        self.step, state = checkpoint.step, checkpoint.state
+        self.seconds, self.drawn, self.actors.ema.num_updates = state["seconds"], state["drawn"], state["ema_updates"]
+        self.run.status(f"resuming at step {self.step}, after {self.seconds / 60:.1f} minutes of training")
+
+    @property
+    def flat_optimizers(self) -> dict[str, Any]:
+        return {f"{who}.{kind}": o for who, kinds in self.optimizers.items() for kind, o in kinds.items()}

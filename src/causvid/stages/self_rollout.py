@@ -1,0 +1,78 @@
+"""The student on its own past, as it streams: to train on, with the gradient of one step per chunk, and to look at."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from causvid.cache import KVCache
+from causvid.chunks import chunk_bounds
+from causvid.noise import chunk_noise
+from causvid.rollout import RolloutConfig, commit_chunk, denoise_chunk
+from causvid.shapes import Latents, Text
+from causvid.stages.sources import Gallery, Network, Words
+from causvid.training import parallel
+from causvid.training.sheet import draw_sheet
+
+SHEET_SEED = 0x5EED
+
+ChunkNoise = Callable[[int, int, int], Tensor]  # (chunk, draw, frames) -> noise [B, frames, C, H, W]
+
+
+def roll_out(
+    network: Network,
+    cfg: RolloutConfig,
+    clip: tuple[int, ...],
+    text: Text,
+    noise: ChunkNoise,
+    exits: Sequence[int] | None = None,
+    *,
+    grad: bool = False,
+) -> Latents:
+    """A clip of `clip` = (T, C, H, W), chunk by chunk with a cache.
+
+    `exits[i]` is the step of chunk i whose prediction counts and after which no other is taken; None: the last one.
+    With `grad`, gradients flow through that step alone: what came before it, and the past, are constants."""
+    num_frames, _, height, width = clip
+    cache = KVCache(
+        network.model.cache_shape(height, width),
+        cfg.policy,
+        batch=len(text),
+        max_frames=num_frames,
+        device=text.device,
+    )
+    bounds = chunk_bounds(num_frames, cfg.chunk, cfg.first_chunk)
+    out = []
+    for chunk, (start, stop) in enumerate(bounds):
+        past, sigmas = cache.at_hand(stop - start), cfg.chunk_sigmas(start == 0)
+        last = len(sigmas) - 2 if exits is None else min(exits[chunk], len(sigmas) - 2)
+
+        def draw(step: int, chunk=chunk, frames=stop - start) -> Tensor:
+            return noise(chunk, step, frames)
+
+        # without gradients, leaving at a step is the same as a schedule that goes from its level straight to 0
+        schedule, grad_step = (sigmas, last) if grad else ((*sigmas[: last + 1], 0.0), None)
+        x0 = denoise_chunk(network, draw(0), schedule, text, draw, past=past, grad_step=grad_step)
+        if stop < num_frames:
+            commit_chunk(network, x0.detach(), text, past)
+        out.append(x0)
+    return torch.cat(out, dim=1)
+
+
+@torch.no_grad()
+def write_student_sheet(
+    file: Path, student: Network, cfg: RolloutConfig, clip: tuple[int, ...], words: Words, gallery: Gallery
+) -> Latents:
+    """A PNG of the gallery's prompts with two seeds each, the same ones every time. Returns the clips, prompt by prompt
+    [prompts * 2, T, C, H, W]. Collective."""
+    prompts = [prompt for prompt in gallery.prompts for _ in range(2)]
+
+    def noise(chunk: int, draw: int, frames: int) -> Tensor:
+        rows = [chunk_noise(SHEET_SEED + row, chunk, draw, (frames, *clip[1:])) for row in range(len(prompts))]
+        return torch.stack(rows).to(words.device)
+
+    clips = roll_out(student, cfg, clip, words(prompts), noise)
+    if parallel.is_first():
+        draw_sheet(file, [gallery.decode(one[None].cpu()) for one in clips], prompts)
+    return clips

@@ -1,0 +1,381 @@
+"""Distillation at a size of milliseconds: where gradients go, what a resumed run is, and a student that learns."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from test_dmd_losses import gaussian
+from tiny_distillation import (
+    CLIP,
+    GALLERY,
+    MODEL,
+    OPTIM,
+    STUDENT,
+    assert_same_weights,
+    dmd_config,
+    init_config,
+    pairs_config,
+    weights_of,
+    write_weights_folder,
+    write_world,
+)
+
+from causvid.adapters import AdapterConfig
+from causvid.cache import KVCache
+from causvid.checkpoints import load_dit
+from causvid.chunks import chunk_bounds
+from causvid.errors import UserError
+from causvid.lora import LoraSet, read_lora
+from causvid.noise import chunk_noise
+from causvid.rollout import Rollout, commit_chunk, denoise_chunk
+from causvid.stages import dmd, ode_init, ode_pairs
+from causvid.stages.dmd import PRESETS, Inputs, Sitting
+from causvid.stages.memory import bytes_saved, memory_need
+from causvid.stages.self_rollout import roll_out
+from causvid.stages.sources import Network
+from causvid.training import parallel
+from conftest import random_dit
+
+CPU = torch.device("cpu")
+SHARED = {"adapter": AdapterConfig(rank=2), "student_optim": replace(OPTIM, lr=1e-2)}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return write_world(tmp_path_factory.mktemp("world"))
+
+
+# ---- the student on its own past -----------------------------------------------------------------------------------
+
+
+def seeded_noise(chunk, draw, frames):
+    return torch.stack([chunk_noise(seed, chunk, draw, (frames, *CLIP[1:])) for seed in (5, 6)])
+
+
+@pytest.fixture
+def student():
+    return Network(random_dit(MODEL).requires_grad_(True), "float32")
+
+
+@pytest.fixture
+def text(rng):
+    return torch.randn(2, 6, 16, generator=rng)
+
+
+def test_a_roll_out_is_what_a_viewer_sees(student, text):
+    """Without exits it equals the stream, with the same noise."""
+    stream = Rollout(student.model, STUDENT, CLIP[1:], seeds=(5, 6))
+    streamed = torch.cat([stream.step(text) for _ in range(3)], dim=1)[:, : CLIP[0]]
+    made = roll_out(student, STUDENT, (6, *CLIP[1:]), text, seeded_noise)[:, : CLIP[0]]
+    assert torch.equal(made, streamed)
+
+
+@pytest.mark.parametrize("exits", [[0, 0, 0], [2, 2, 2], [3, 0, 2]], ids=str)
+def test_gradients_are_kept_at_the_exit_step_alone(student, text, exits):
+    passes = []
+    student.model.register_forward_pre_hook(
+        lambda module, args: passes.append((args[1].max().item(), torch.is_grad_enabled()))
+    )
+    made = roll_out(student, STUDENT, CLIP, text, seeded_noise, exits, grad=True)
+    expected = []
+    for chunk, last in enumerate(exits):
+        expected += [(pytest.approx(STUDENT.sigmas[step]), step == last) for step in range(last + 1)]
+        expected += [(0.0, False)] if chunk < 2 else []  # the clean pass, which the last chunk has no use for
+    assert passes == expected
+    without = roll_out(student, STUDENT, CLIP, text, seeded_noise, exits)
+    assert not without.requires_grad
+    torch.testing.assert_close(made, without, atol=1e-6, rtol=1e-6)
+
+
+def test_the_past_is_a_constant(student, text):
+    """The gradient of the last chunk is that of one plain step behind committed chunks that have no history."""
+    exits = [1, 1, 1]
+    made = roll_out(student, STUDENT, CLIP, text, seeded_noise, exits, grad=True)
+    weights = list(student.model.parameters())
+    through = torch.autograd.grad(made[:, 4:].square().sum(), weights, retain_graph=True)
+
+    cache = KVCache(student.model.cache_shape(*CLIP[2:]), STUDENT.policy, batch=2, max_frames=CLIP[0])
+    for start, stop in chunk_bounds(CLIP[0], 2)[:2]:
+        commit_chunk(student, made[:, start:stop].detach(), text, cache.at_hand(stop - start))
+    alone = denoise_chunk(
+        student,
+        seeded_noise(2, 0, 1),
+        STUDENT.sigmas,
+        text,
+        lambda step: seeded_noise(2, step, 1),
+        past=cache.at_hand(1),
+        grad_step=1,
+    )
+    torch.testing.assert_close(alone, made[:, 4:])
+    for a, b in zip(through, torch.autograd.grad(alone.square().sum(), weights)):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    # and an earlier chunk has a gradient of its own
+    assert torch.autograd.grad(made[:, :2].sum(), student.model.head.head.weight)[0].abs().max() > 0
+
+
+# ---- one update ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{"input": "data"}, {"input": "self"}, SHARED], ids=["data", "self", "adapters"])
+def test_the_student_learns_from_its_update_and_the_critic_from_its_own(world, tmp_path, changes):
+    sitting = Sitting(dmd_config(world, **changes), tmp_path, CPU, GALLERY)
+
+    def state():
+        return {n: [p.detach().clone() for p in m.parameters()] for n, m in sitting.actors.trained.items()}
+
+    def moved(before, after):
+        return {n for n in before if any(not torch.equal(a, b) for a, b in zip(before[n], after[n]))}
+
+    def teacher():
+        named = sitting.actors.teacher.model.named_parameters()
+        return [p.detach().clone() for name, p in named if ".down." not in name and ".up." not in name]
+
+    frozen = teacher()
+    start = state()
+    sitting.update_critic(0.0, 1)
+    critic = state()
+    assert moved(start, critic) == {"critic"}
+    sitting.update_student(0.0)
+    assert moved(critic, state()) == {"student"}
+    left = [p for module in sitting.actors.trained.values() for p in module.parameters() if p.grad is not None]
+    assert not left
+    assert len(frozen) > 10 and all(torch.equal(a, b) for a, b in zip(frozen, teacher()))
+
+
+def test_noised_data_has_a_level_per_chunk_and_the_video_is_the_students_guess(world, tmp_path):
+    sitting = Sitting(dmd_config(world, input="data", batch=4), tmp_path, CPU, GALLERY)
+    inputs = sitting.read()
+    seen = []
+
+    def perfect(x_t, sigma, text):
+        seen.append(sigma)
+        return (x_t - inputs.latents) / sigma[:, :, None, None, None]
+
+    sitting.actors.student = perfect
+    x0 = sitting.make_video(inputs, sitting.draws(0, slice(0, 4)), grad=True)
+    torch.testing.assert_close(x0, inputs.latents, atol=1e-5, rtol=1e-5)
+    (sigma,) = seen
+    assert torch.equal(sigma[:, 0], sigma[:, 1]) and torch.equal(sigma[:, 2], sigma[:, 3])
+    assert len({tuple(row.tolist()) for row in sigma}) > 1 and sigma.min() > 0
+    assert {round(value, 5) for value in sigma.flatten().tolist()} <= {round(s, 5) for s in STUDENT.sigmas}
+
+
+def test_a_critic_that_is_the_teacher_gives_no_gradient(world, tmp_path):
+    """At the start all three are one network: without guidance there is nothing to learn yet."""
+    sitting = Sitting(dmd_config(world, guidance=1.0), tmp_path, CPU, GALLERY)
+    _, norm = sitting.update_student(0.0)
+    assert norm == 0
+
+
+def test_a_student_on_its_own_past_learns_the_teachers_mean(world, tmp_path):
+    """A real network against a teacher that is N(-1, 1), with the exact critic of what the student makes."""
+    cfg = dmd_config(world, student_optim=replace(OPTIM, lr=3e-2), batch=4, guidance=1.0, score_range=(0.3, 0.98))
+    sitting = Sitting(cfg, tmp_path, CPU, GALLERY)
+
+    def mean_of_videos():
+        inputs = Inputs(["red car"] * 4, None)
+        return float(sitting.make_video(inputs, sitting.draws(9, slice(0, 4)), grad=False).mean())
+
+    first = mean_of_videos()
+    sitting.actors.teacher = gaussian(-1.0)
+    for _ in range(20):
+        sitting.actors.critic = gaussian(mean_of_videos())
+        sitting.update_student(0.0)
+        sitting.step += 1
+    assert abs(mean_of_videos() + 1) < 0.5 * abs(first + 1)
+
+
+def test_parts_of_a_batch_add_up(world, tmp_path):
+    states = []
+    for accumulate in (1, 2):
+        cfg = dmd_config(world, batch=4, accumulate=accumulate, exit="per chunk")
+        sitting = Sitting(cfg, tmp_path / str(accumulate), CPU, GALLERY)
+        sitting.take_step(0.0)
+        states.append({n: p.clone() for n, p in sitting.actors.trained["student"].state_dict().items()})
+    for name in states[0]:
+        torch.testing.assert_close(states[0][name], states[1][name], atol=2e-4, rtol=0)
+
+
+# ---- runs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"input": "data"}, {"replay": 4, "critic_warmup": 1}, {**SHARED, "replay": 3}, {"sight": "causal"}],
+    ids=["data", "replay", "adapters", "causal teacher"],
+)
+def test_resumed_equals_uninterrupted(world, tmp_path, changes):
+    cfg = dmd_config(world, **changes)
+    straight = dmd.train(cfg, tmp_path / "straight", steps=3, gallery=GALLERY)
+    sitting = Sitting(cfg, tmp_path / "halved", CPU, GALLERY)
+    for step in range(2):  # killed after the second, with a checkpoint after the first
+        sitting.take_step(step / 3)
+        if step == 0:
+            sitting.save()
+    resumed = dmd.train(cfg, tmp_path / "halved", steps=3, gallery=GALLERY)
+    assert_same_weights(straight, resumed)
+    assert_same_weights(*(tmp_path / run / "checkpoints/step-00000003" for run in ("straight", "halved")))
+
+
+def test_a_run_folder_tells_everything(world, tmp_path):
+    weights = dmd.train(dmd_config(world, replay=2, candidates=1), tmp_path, steps=2, gallery=GALLERY)
+    text = (tmp_path / "metrics.jsonl").read_text()
+    for name in ("critic_lead", "critic_loss", "gradient", "std", "motion", "seams", "dmd_sigma_", "sample_spread"):
+        assert f'"{name}' in text
+    assert (tmp_path / "samples/step-00000002.png").stat().st_size > 1000
+    (candidate,) = (weights / "candidates").iterdir()
+    assert_same_weights(candidate, candidate)
+    assert load_dit(weights / "student.safetensors").cfg == MODEL and (weights / "text.safetensors").is_file()
+
+
+def test_adapters_are_handed_on_merged_and_as_a_lora(world, tmp_path, rng):
+    cfg = dmd_config(world, **SHARED)
+    weights = dmd.train(cfg, tmp_path, steps=2, gallery=GALLERY)
+    merged = load_dit(weights / "student.safetensors").eval()
+    teacher = load_dit(world / "weights/teacher.safetensors", overrides=MODEL.__dict__).eval()
+    x_t, sigma, text = torch.randn(1, *CLIP), torch.rand(1, CLIP[0]), torch.randn(1, 6, 16)
+    with torch.no_grad():
+        before = teacher(x_t, sigma, text)
+        LoraSet(teacher).add("student", read_lora(weights / "student.lora.safetensors"))
+        torch.testing.assert_close(teacher(x_t, sigma, text), merged(x_t, sigma, text), atol=1e-4, rtol=1e-4)
+    assert (merged(x_t, sigma, text) - before).abs().max() > 1e-3
+
+
+def test_adapters_start_from_a_given_student(world, tmp_path, capsys):
+    """At full rank nothing but norms and biases is lost; the run tells how much a rank holds."""
+    start = write_weights_folder(tmp_path / "start", "student", seed=1)
+    cfg = dmd_config(world, init=str(start), adapter=AdapterConfig(rank=48, targets=("self_attn", "cross_attn", "ffn")))
+    sitting = Sitting(cfg, tmp_path / "run", CPU, GALLERY)
+    assert "rank 48 holds" in capsys.readouterr().err
+    layer = sitting.actors.adapters.lora("student").low_rank["blocks.1.ffn.0.weight"]
+    one, two = (weights_of(folder) for folder in (start, world / "weights"))
+    change = one["student.blocks.1.ffn.0.weight"] - two["teacher.blocks.1.ffn.0.weight"]
+    torch.testing.assert_close(layer.delta(), change, atol=1e-5, rtol=1e-5)
+
+
+def test_mistakes_are_told(world, tmp_path):
+    with pytest.raises(UserError, match="set data to a folder of latents, or set input=self"):
+        dmd.train(dmd_config(world, input="data", data=None), tmp_path, steps=1, gallery=GALLERY)
+    with pytest.raises(UserError, match="a replay of 1 videos is smaller than a batch"):
+        dmd.train(dmd_config(world, replay=1), tmp_path, steps=1, gallery=GALLERY)
+    cfg = dmd_config(world, teacher=str(tmp_path))
+    with pytest.raises(UserError, match="has no teacher"):
+        dmd.train(cfg, tmp_path / "run", steps=1, gallery=GALLERY)
+    sitting = Sitting(dmd_config(world), tmp_path / "nan", CPU, GALLERY)
+    with torch.no_grad():
+        sitting.actors.student.model.head.head.weight.fill_(torch.inf)
+    with pytest.raises(UserError, match=r"student diverged at step 0; .* lower student_optim.lr"):
+        sitting.take_step(0.0)
+
+
+# ---- memory --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("input", ["self", "data"])
+def test_counted_activations_are_those_of_a_real_pass(world, input):
+    cfg = dmd_config(world, input=input, model=replace(MODEL, num_layers=4))
+    bounds = chunk_bounds(CLIP[0], 2)
+    text = torch.randn(2, 6, 16)
+
+    def graph(model):
+        network = Network(model, "float32", {"bounds": bounds} if input == "data" else {})
+        if input == "data":
+            return network(torch.randn(2, *CLIP), torch.rand(2, CLIP[0]), text)
+        return roll_out(network, STUDENT, CLIP, text, seeded_noise, [0, 0, 0], grad=True)
+
+    real = bytes_saved(lambda: graph(random_dit(cfg.model).requires_grad_(True)))
+    counted = memory_need(cfg, 1).activations
+    assert counted == pytest.approx(real, rel=0.15)
+
+
+def test_a_wan_run_is_counted_without_allocating_it():
+    need = memory_need(replace(PRESETS["wan-1.3b-data"], batch=1, accumulate=1), 1)
+    # 1.419 billion: two trained in float32 with gradients and moments, an average, a frozen one in bfloat16
+    assert need.weights == pytest.approx((2 * 16 + 4 + 2) * 1.419e9, rel=1e-3)
+    # one input of 32,760 tokens in float32 for each of 30 layers that are computed again
+    assert 30 * 32_760 * 1536 * 4 < need.activations < 60 * 32_760 * 1536 * 4
+    assert str(need).startswith("about 6")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_complete(name):
+    PRESETS[name].check()
+
+
+# ---- many processes, and none ------------------------------------------------------------------------------------
+
+
+def worker(rank: int, port: int, world: Path, folder: Path) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0")
+    torch.set_num_threads(1)
+    parallel.start()
+    try:
+        all_stages(world, folder / "two")
+    finally:
+        parallel.stop()
+
+
+def all_stages(world: Path, folder: Path) -> None:
+    pairs = ode_pairs.train(pairs_config(world), folder / "pairs")
+    parallel.wait_for_all()
+    ode_init.train(init_config(world, pairs=str(pairs), batch=4), folder / "init", steps=2, gallery=GALLERY)
+    for name, changes in (("self", {"replay": 4}), ("data", {"input": "data"}), ("adapters", SHARED)):
+        dmd.train(dmd_config(world, batch=4, **changes), folder / name, steps=2, gallery=GALLERY)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_on_the_union_batch(world, tmp_path):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    mp.spawn(worker, (port, world, tmp_path), nprocs=2)
+    all_stages(world, tmp_path / "one")
+    for run in ("init", "self", "data", "adapters"):
+        assert_same_weights(
+            tmp_path / "one" / run / "weights", tmp_path / "two" / run / "weights", atol=2e-4, rtol=1e-3
+        )
+
+
+RUNS = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from tiny_distillation import GALLERY, dmd_config
+from causvid.stages import dmd
+cfg = dmd_config(Path(sys.argv[2]), replay=4, checkpoint_minutes=0.0, sample_minutes=0.0)
+dmd.train(cfg, Path(sys.argv[3]), steps=12, gallery=GALLERY)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_the_same(world, tmp_path, rng):
+    def start(folder: Path) -> subprocess.Popen:
+        arguments = [sys.executable, "-c", RUNS, str(Path(__file__).parent), str(world), str(folder)]
+        return subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+
+    begun = time.monotonic()
+    assert start(tmp_path / "straight").wait() == 0
+    whole = time.monotonic() - begun
+    kills = 0
+    while kills < 20:
+        process = start(tmp_path / "killed")
+        try:
+            process.wait(float(torch.rand((), generator=rng)) * whole)
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert start(tmp_path / "killed").wait() == 0
+    assert kills > 0
+    assert_same_weights(tmp_path / "straight/weights", tmp_path / "killed/weights")
+    ends = [tmp_path / run / "checkpoints/step-00000012" for run in ("straight", "killed")]
+    assert_same_weights(*ends)
