@@ -58,8 +58,8 @@ def test_noise_passes_for_motion_in_optical_flow(responses):
 
 
 def test_sharpness_and_noise_level(responses):
-    for name in ("blur", "blocks"):
-        assert responses[name]["sharpness"] < 0.9 * responses["clean"]["sharpness"]
+    assert responses["blur"]["sharpness"] < 0.9 * responses["clean"]["sharpness"]
+    assert responses["blocks"]["sharpness"] > responses["clean"]["sharpness"]  # edges of blocks pass for detail
     assert responses["noise"]["sharpness"] > 2 * responses["clean"]["sharpness"]
     assert responses["noise"]["noise"] == pytest.approx(16 * 0.67, rel=0.25)  # luma of independent channels
     assert responses["clean"]["noise"] < 2

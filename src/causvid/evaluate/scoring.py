@@ -1,0 +1,136 @@
+"""One clip against its caption: every number of a report's row."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from causvid.evaluate import formulas, metrics
+from causvid.evaluate.alignment import Item, all_right, items, overall, still_score, wanted
+from causvid.evaluate.judges import WEIGHTS, Judge, Reading, load_judge
+from causvid.evaluate.quality import Quality, QualityJudge, load_quality_judge
+
+MOVES = 3.0  # pixels (of 64) that hero or camera must cover to count as dynamic; bobbing covers 5
+COLUMNS = {
+    "temporal": {"SC*": 1.0, "BC*": 1.0, "MS*": 1.0, "DD*": 0.5},
+    "frame": {"AQ*": 1.0, "IQ*": 1.0},
+    "text": {"OC*": 1.0, "CS*": 1.0},
+}
+
+
+@dataclass
+class Instruments:
+    """Everything that looks at pixels, loaded once."""
+
+    judge: Judge
+    quality: QualityJudge
+    flow: metrics.Flow
+    second_judge: Judge | None = None  # only to report how far two judges differ
+    ids: dict[str, str] = field(default_factory=dict)
+
+
+def load_instruments(role: str = "report") -> Instruments:
+    """`role` "select" is for choosing checkpoints and settings; published numbers come from "report"."""
+    other = "select" if role == "report" else None
+    names = [f"judge_{role}", "judge_quality", *([f"judge_{other}"] if other else [])]
+    ids = {name: _hash(WEIGHTS / f"{name}.safetensors") for name in names}
+    return Instruments(
+        load_judge(role), load_quality_judge(), metrics.Flow(), load_judge(other) if other else None, ids
+    )
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+@dataclass
+class ClipRead:
+    """What the instruments say about a clip, before any caption is looked at."""
+
+    reading: Reading
+    quality: Quality
+    values: dict[str, float]
+    second_reading: Reading | None = None
+
+
+def read_clip(instruments: Instruments, frames: np.ndarray) -> ClipRead:
+    """uint8 [F, H, W, 3]"""
+    second = None if instruments.second_judge is None else instruments.second_judge.read(frames)
+    return ClipRead(
+        instruments.judge.read(frames),
+        instruments.quality.read(frames),
+        metrics.temporal_metrics(frames, instruments.flow),
+        second,
+    )
+
+
+def travelled(reading: Reading) -> float:
+    """Pixels (of 64) that the hero covers inside the picture, or the camera in the world, whichever is more."""
+    seen = reading.visible > 0.5
+    hero = reading.place[seen] if seen.sum() > 2 else reading.place
+    spans = np.percentile(hero, 90, axis=0) - np.percentile(hero, 10, axis=0)
+    camera = np.cumsum(reading.speed * 3)
+    return float(64 * max(spans.max(), np.ptp(camera)))
+
+
+def unsteadiness(reading: Reading) -> float:
+    """Root mean square of the hero track's second difference, pixels per stack squared."""
+    return (
+        float(64 * np.sqrt(np.square(np.diff(reading.place, n=2, axis=0)).sum(1).mean()))
+        if len(reading.place) > 2
+        else 0.0
+    )
+
+
+def flips(reading: Reading, seconds: float) -> float:
+    """Changes of the hero's kind or colour from one half second to the next, per second."""
+    count = 0
+    for name in ("hero", "colour"):
+        smooth = [reading.probabilities(name, slice(i, i + 2)).argmax() for i in range(0, len(reading.place) - 1, 2)]
+        count += int((np.diff(smooth) != 0).sum())
+    return count / seconds
+
+
+def score(
+    clip: ClipRead, caption: str, true: ClipRead | None = None, fps: float = 12.0
+) -> tuple[dict[str, float], list[Item]]:
+    """A row of numbers, and the items behind the text scores. Comparisons with the truth are NaN without it."""
+    want = wanted(caption)
+    found = items(want, clip.reading)
+    stacks = clip.quality.stack_features.reshape(-1, clip.quality.stack_features.shape[-1])
+    row = {
+        "OC*": overall(found),
+        "CS*": still_score(want, clip.reading),
+        "all right": all_right(found),
+        "SC*": formulas.consistency(clip.reading.features),
+        "BC*": formulas.consistency(stacks),
+        "AQ*": clip.quality.naturalness,
+        "IQ*": clip.quality.frame_quality,
+        "travelled": travelled(clip.reading),
+        "unsteadiness": unsteadiness(clip.reading),
+        "flips": flips(clip.reading, 3 * len(clip.reading.place) / fps),
+        "temporal severity": float(clip.quality.temporal.mean()),
+        **clip.values,
+    }
+    if clip.second_reading is not None:
+        row["OC* of the other judge"] = overall(items(want, clip.second_reading))
+    return row | _against_truth(row, want.phases[0], true), found
+
+
+def _against_truth(
+    row: Mapping[str, float], asked: Mapping[str, str | None], true: ClipRead | None
+) -> dict[str, float]:
+    """Two-sided scores. Motion is compared only where the caption says how the hero moves."""
+    if true is None:
+        return dict.fromkeys(("MS*", "DD*", "flicker*", "sharpness*", "steadiness*"), float("nan"))
+    asked_for = asked["motion"] is not None
+    agrees = (row["travelled"] > MOVES) == (travelled(true.reading) > MOVES)
+    return {
+        "MS*": formulas.two_sided(1 - row["smoothness"], 1 - true.values["smoothness"], 1e-4),
+        "DD*": float(agrees) if asked_for else float("nan"),
+        "flicker*": formulas.two_sided(1 - row["flicker"], 1 - true.values["flicker"], 1e-4),
+        "sharpness*": formulas.two_sided(row["sharpness"], true.values["sharpness"]),
+        "steadiness*": formulas.two_sided(row["unsteadiness"], unsteadiness(true.reading), 0.1),
+    }

@@ -1,0 +1,269 @@
+"""Train a judge from rendered clips, within a number of minutes: `train(JudgeTraining("report"), folder, minutes=12)`.
+
+Three parts share the time: rendering a cache of stacks, training the net over stacks on it, and training the head over
+time (see train_head).
+"""
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.progress import Progress
+from torch import Tensor
+
+from causvid.evaluate.judge_data import (
+    STACK,
+    VALUES,
+    Labels,
+    augment,
+    fingerprint,
+    labels_of,
+    rendered,
+    stacks_of,
+    to_input,
+)
+from causvid.evaluate.judges import GLOBAL, ROLES, Judge, grid
+from causvid.evaluate.train_head import ERROR_CLIPS, measure_errors, simulate, train_head
+from causvid.noise import seeded
+from causvid.training.checkpoint import load_checkpoint, save_checkpoint, write_weights
+from causvid.training.run import Budget, Run, stop_signal
+
+CACHE_SHARE, STACKS_SHARE, HEAD_SHARE = 0.25, 0.55, 0.1  # of the minutes; the rest measures the net's errors
+STACKS_PER_CLIP = 9
+SQUARE_EVERY = 6  # clips: one square clip among so many
+MAX_CLIPS = 12_000
+
+
+@dataclass(frozen=True)
+class JudgeTraining:
+    role: str
+    seed: int = 0
+    batch: int = 48
+    lr: float = 2.5e-3
+    weight_decay: float = 0.02
+
+
+def train(cfg: JudgeTraining, run_dir: Path, minutes: float) -> Path:
+    """Train the judge `cfg.role`; the same call resumes. Returns the weight file, a model card lies beside it."""
+    if cfg.role not in ROLES:
+        raise ValueError(f"there is no judge '{cfg.role}'; the judges are {' and '.join(ROLES)}")
+    run = Run(run_dir, cfg, data=f"vista judge scenes {fingerprint(cfg.role)}")
+    torch.manual_seed(cfg.seed)  # of the initial weights only
+    judge = Judge(cfg.role)
+    cache = StackCache(run_dir / "cache", cfg.role)
+    started = time.monotonic()
+    with stop_signal() as stopped, Progress(console=run.console, transient=True) as progress:
+        cache.fill(60 * minutes * CACHE_SHARE, progress, stopped)
+        train_stacks(cfg, run, judge, cache, minutes * STACKS_SHARE, progress, stopped)
+        if not stopped:
+            _head(cfg, run, judge, minutes * HEAD_SHARE, progress)
+    run.status(f"trained in {(time.monotonic() - started) / 60:.1f} min of this sitting")
+    about = {"role": cfg.role, "commit": str(run.commit), "fingerprint": fingerprint(cfg.role)}
+    path = run_dir / f"judge_{cfg.role}.safetensors"
+    write_weights(path, judge, about=about, dtype=torch.bfloat16)
+    return path
+
+
+def _head(cfg: JudgeTraining, run: Run, judge: Judge, minutes: float, progress: Progress) -> None:
+    task = progress.add_task("measuring errors", total=ERROR_CLIPS)
+    errors = measure_errors(judge, on_clip=lambda row: progress.update(task, completed=row))
+    tracks = simulate(cfg.role)
+    task = progress.add_task("training on tracks", total=1.0)
+
+    def told(done: float, numbers: dict[str, float]) -> None:
+        progress.update(task, completed=done, description=f"tracks: motion {numbers['motion']:.2f}")
+        run.log(1_000_000 + int(numbers["step"]), **{k: v for k, v in numbers.items() if k != "step"})
+
+    train_head(judge, errors, tracks, minutes, cfg.seed, told)
+
+
+class StackCache:
+    """Stacks of rendered clips on disk, uint8 [N, 64, W, 9] for both shapes of picture, with their labels."""
+
+    COLUMNS = (*VALUES, "x", "y", "second x", "second y", "visible", "speed", "settled")
+
+    def __init__(self, folder: Path, purpose: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.purpose = folder, purpose
+        self.about = folder / "about.json"
+        known = json.loads(self.about.read_text()) if self.about.exists() else {"clips": 0, "seconds": 0.0}
+        self.clips, self.seconds = known["clips"], known["seconds"]
+
+    def _arrays(self, width: int, mode: str) -> tuple[Any, Any]:
+        count = MAX_CLIPS * STACKS_PER_CLIP
+        pixels = np.lib.format.open_memmap(self.folder / f"stacks-{width}.npy", mode, np.uint8, (count, 64, width, 9))
+        shape = (count, len(self.COLUMNS))
+        return pixels, np.lib.format.open_memmap(self.folder / f"labels-{width}.npy", mode, np.float32, shape)
+
+    def rows(self, width: int) -> int:
+        squares = -(-self.clips // SQUARE_EVERY)
+        return STACKS_PER_CLIP * (squares if width == 64 else self.clips - squares)
+
+    def fill(self, seconds: float, progress: Progress, stopped: list[int]) -> None:
+        """Render until `seconds` are used up, over all sittings."""
+        files = {width: self._arrays(width, "r+" if self.clips else "w+") for width in (64, 112)}
+        task = progress.add_task("rendering clips", total=seconds)
+        while self.seconds < seconds and self.clips < MAX_CLIPS and not stopped:
+            start = time.monotonic()
+            width = 64 if self.clips % SQUARE_EVERY == 0 else 112
+            row = self.rows(width)
+            scene, frames, state = rendered(self.purpose, self.clips, width)
+            labels = labels_of(scene, state, 64)
+            # every third stack, from another place each time
+            chosen = np.arange(self.clips % 3, len(frames) // STACK, 3)[:STACKS_PER_CLIP]
+            pixels, table = files[width]
+            pixels[row : row + len(chosen)] = stacks_of(frames)[chosen]
+            table[row : row + len(chosen)] = self._table(labels)[chosen]
+            self.clips += 1
+            self.seconds += time.monotonic() - start
+            progress.update(task, completed=self.seconds)
+            if self.clips % 200 == 0:
+                self._save()
+        self._save()
+
+    def _save(self) -> None:
+        self.about.write_text(json.dumps({"clips": self.clips, "seconds": self.seconds}))
+
+    def _table(self, labels: Labels) -> np.ndarray:
+        columns = [labels.index[name] for name in VALUES]
+        columns += [*labels.place.T, *labels.second_place.T, labels.visible, labels.speed, labels.settled]
+        return np.stack([np.asarray(column, np.float32) for column in columns], 1)
+
+    def open(self) -> dict[int, tuple[Any, Any]]:
+        """Width -> (pixels, labels), to read from."""
+        return {width: self._arrays(width, "r") for width in (64, 112)}
+
+
+def _mirror(x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """The world seen in a mirror: every other batch, so that left and right are learned as such."""
+    columns = StackCache.COLUMNS
+    table = table.clone()
+    wide = x.shape[-1] / x.shape[-2]
+    for name in ("x", "second x"):
+        table[:, columns.index(name)] = wide - table[:, columns.index(name)]
+    table[:, columns.index("speed")] *= -1
+    return x.flip(-1), table
+
+
+def stack_loss(judge: Judge, x: Tensor, table: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """The net's loss on stacks x [N, 9, H, W] with the labels of StackCache.COLUMNS."""
+    column = {name: table[:, i] for i, name in enumerate(StackCache.COLUMNS)}
+    with torch.autocast("cpu", torch.bfloat16):
+        out = judge.stack_net(x)
+    settled, visible = column["settled"] > 0, column["visible"]
+    has_second = column["second"] > 0
+    use = dict.fromkeys(GLOBAL, settled) | {
+        "biome": torch.ones_like(settled), "hero": visible > 0.35, "colour": (visible > 0.35) & settled,
+        "second": torch.ones_like(settled), "second colour": has_second}  # fmt: skip
+    losses, right = {}, {}
+    for name, logits in out.logits.items():
+        target, mask = column[name].long(), use[name].float()
+        each = F.cross_entropy(logits.float(), target, reduction="none", label_smoothing=0.02)
+        losses[name] = (each * mask).sum() / mask.sum().clamp(min=1)
+        right[name] = float(((logits.argmax(1) == target) * mask).sum() / mask.sum().clamp(min=1))
+    place = torch.stack([column["x"], column["y"]], 1)
+    second = torch.stack([column["second x"], column["second y"]], 1).nan_to_num()
+    in_sight = visible > 0.35
+    gap = (out.place - place).abs().sum(1)
+    losses["place"] = 6 * (gap * in_sight).sum() / in_sight.sum().clamp(min=1)
+    losses["second place"] = 2 * ((out.second_place - second).abs().sum(1) * has_second).mean()
+    losses["heat"] = 0.3 * (
+        _heat_loss(out.heat[:, 0], place, in_sight) + _heat_loss(out.heat[:, 1], second, has_second)
+    )
+    losses["visible"] = 0.5 * F.binary_cross_entropy_with_logits(out.visible.float(), visible.clamp(0, 1))
+    losses["speed"] = 1.5 * F.smooth_l1_loss(64 * out.speed.float(), 64 * column["speed"], beta=0.3)
+    numbers = right | {"place": float((gap.detach() * in_sight).sum() / in_sight.sum().clamp(min=1) * 32),
+                       "speed": float((out.speed.detach().float() - column["speed"]).abs().mean() * 64)}  # fmt: skip
+    return sum(losses.values()), numbers  # type: ignore[return-value]
+
+
+def _heat_loss(heat: Tensor, place: Tensor, mask: Tensor) -> Tensor:
+    """Cross entropy of a heat map [N, h, w] with a bump of one cell's width around the true place."""
+    height, width = heat.shape[1:]
+    squared = (place[:, None] - grid(height, width)).square().sum(-1) * height**2
+    target = torch.softmax(-squared / 2, 1)
+    return -((target * heat.flatten(1)).sum(1) * mask).sum() / mask.sum().clamp(min=1)
+
+
+def train_stacks(cfg: JudgeTraining, run: Run, judge: Judge, cache: StackCache, minutes: float, progress: Progress,
+                 stopped: list[int]) -> None:  # fmt: skip
+    optimizer = torch.optim.AdamW(judge.stack_net.parameters(), cfg.lr, (0.9, 0.99), weight_decay=cfg.weight_decay)
+    modules, optimizers, step, seconds = {"judge": judge}, {"judge": optimizer}, 0, 0.0
+    if run.checkpoint is not None:
+        load_checkpoint(run.checkpoint, modules=modules, optimizers=optimizers)
+        step, seconds = run.checkpoint.step, run.checkpoint.state["seconds"]
+    budget = Budget(minutes=minutes, seconds_before=seconds)
+    files = cache.open()
+    task = progress.add_task("training on stacks", total=1.0)
+    judge.stack_net.train()
+    saved = time.monotonic()
+    while (done := budget.progress(step)) < 1 and not stopped:
+        for group in optimizer.param_groups:
+            group["lr"] = cfg.lr * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        rng = seeded(cfg.seed, step)
+        width = 64 if step % SQUARE_EVERY == 0 else 112
+        pixels, table = files[width]
+        rows = torch.randint(cache.rows(width), (cfg.batch,), generator=rng).sort().values.numpy()
+        x, labels = to_input(pixels[rows]), torch.from_numpy(np.asarray(table[rows]))
+        if step % 2:
+            x, labels = _mirror(x, labels)
+        loss, numbers = stack_loss(judge, augment(x, rng), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(judge.stack_net.parameters(), 5.0)
+        optimizer.step()
+        step += 1
+        if step % 50 == 0:
+            run.log(step, loss=float(loss.detach()), **numbers)
+            progress.update(task, completed=done, description=f"stacks: hero {numbers['hero']:.2f}")
+        if time.monotonic() - saved > 90 or stopped:
+            saved = time.monotonic()
+            save_checkpoint(run.folder / "checkpoints", step, modules=modules, optimizers=optimizers,
+                            state={"seconds": budget.seconds}, about=run.about, keep=1)  # fmt: skip
+    save_checkpoint(run.folder / "checkpoints", step, modules=modules, optimizers=optimizers,
+                    state={"seconds": budget.seconds}, about=run.about, keep=1)  # fmt: skip
+    judge.stack_net.eval()
+
+
+def test_judge(judge: Judge, count: int, first: int = 0, width: int = 112) -> dict[str, float]:
+    """Accuracy per attribute over settled stretches of held-out clips, and errors in pixels of a 64 pixel picture."""
+    right: dict[str, list[bool]] = {name: [] for name in VALUES}
+    place, speed = [], []
+    for number in range(first, first + count):
+        scene, frames, state = rendered("held-out", number, width)
+        labels = labels_of(scene, state, 64)
+        reading = judge.read(frames)
+        for name in VALUES:
+            if name == "second colour" and scene.second is None:
+                continue
+            for stretch in settled_stretches(labels, name):
+                right[name].append(reading.answer(name, stretch) == VALUES[name][labels.index[name][stretch.start]])
+        seen = labels.visible > 0.5
+        place += list(np.linalg.norm(reading.place - labels.place, axis=1)[seen] * 64)
+        speed += list(np.abs(reading.speed - labels.speed) * 64)
+    accuracy = {name: float(np.mean(answers)) for name, answers in right.items()}
+    return accuracy | {"place median px": float(np.median(place)), "place p90 px": float(np.percentile(place, 90)),
+                       "speed median px": float(np.median(speed))}  # fmt: skip
+
+
+def settled_stretches(labels: Labels, name: str) -> list[slice]:
+    """Runs of at least six stacks in which the attribute keeps one value; the whole clip for what never changes."""
+    values, count = labels.index[name], len(labels.settled)
+    if name in ("biome", "hero", "second", "second colour"):
+        return [slice(0, count)]
+    stretches, start = [], 0
+    for i in range(count + 1):
+        if i == count or not labels.settled[i] or values[i] != values[start]:
+            if i - start >= 6 and labels.visible[start:i].mean() > 0.3:
+                stretches.append(slice(start, i))
+            start = i + 1 if i < count and not labels.settled[i] else i
+    return stretches
+
+
+__all__ = ["JudgeTraining", "test_judge", "train"]

@@ -1,0 +1,215 @@
+"""Plumbing with untrained instruments, arithmetic with made-up rows."""
+
+import json
+
+import numpy as np
+import pytest
+
+from causvid.evaluate import formulas
+from causvid.evaluate.diversity import measure_diversity, open_entropy, spread
+from causvid.evaluate.drift import SUMMARIES, _accuracy, _lifetime, measure_drift
+from causvid.evaluate.protocol import another_truth, prompts, through_codec, truth
+from causvid.evaluate.report import Anchors, Report, column, column_interval, compare, evaluate
+from causvid.evaluate.scoring import COLUMNS, read_clip, score
+from causvid.worlds.vista.scene import Scene
+
+
+def test_columns_are_the_papers_formulas():
+    names = {
+        "SC*": "subject consistency",
+        "BC*": "background consistency",
+        "MS*": "motion smoothness",
+        "DD*": "dynamic degree",
+        "AQ*": "aesthetic quality",
+        "IQ*": "imaging quality",
+        "OC*": "overall consistency",
+        "CS*": "clip score",
+    }
+    row = {ours: 0.1 * (i + 1) for i, ours in enumerate(names)}
+    for name in COLUMNS:
+        assert column([row], name) == pytest.approx(formulas.column(name, {names[k]: v for k, v in row.items()}))
+
+
+def test_members_that_do_not_apply_are_left_out_of_their_own_mean_only():
+    rows = [{"SC*": 1.0, "BC*": 1.0, "MS*": 1.0, "DD*": 0.0}, {"SC*": 0.0, "BC*": 0.0, "MS*": 0.0, "DD*": float("nan")}]
+    assert column(rows, "temporal") == pytest.approx((0.5 * 3 + 0.0) / 3.5)
+    many = rows * 40
+    interval = column_interval(many, "temporal")
+    assert interval.low < interval.value < interval.high
+    assert interval.value == pytest.approx(column(rows, "temporal"))
+
+
+def fake_report(values, anchors=None):
+    rows = [
+        dict.fromkeys(("SC*", "BC*", "MS*", "DD*", "AQ*", "IQ*", "CS*", "sharpness*"), 0.9)
+        | {"flips": 0.9}
+        | {"OC*": v}
+        for v in values
+    ]
+    right = [{"hero": v > 0.5} for v in values]
+    return Report([f"c{i}" for i in range(len(rows))], rows, right, {}, 0.2, anchors, {"instruments": {}})
+
+
+def test_calibration_puts_the_floor_at_0_and_the_ceiling_at_100():
+    references = {
+        name: {"temporal": 0.5, "frame": 0.4, "text": 0.1}
+        for name in (
+            "shuffle",
+            "freeze",
+            "flicker",
+            "drop",
+            "blur",
+            "noise",
+            "saturation",
+            "exposure",
+            "shuffled captions",
+        )
+    }
+    anchors = Anchors({"temporal": 1.0, "frame": 0.9, "text": 0.9}, references)
+    calibrated = fake_report([0.9] * 20, anchors).calibrated
+    assert calibrated["temporal"].value == pytest.approx(80)
+    assert calibrated["frame"].value == pytest.approx(100)
+    assert calibrated["text"].value == pytest.approx(100)
+
+
+def test_warnings_are_about_what_misleads():
+    assert fake_report([0.9] * 30).warnings() == ["the hero changes kind or colour 0.90 times a second"]
+    assert any("wrong order" in text for text in fake_report([0.1] * 30).warnings())
+
+
+def test_reports_are_compared_in_pairs():
+    better, worse = fake_report(np.linspace(0.3, 0.9, 30)), fake_report(np.linspace(0.2, 0.8, 30))
+    gap = compare(better, worse, "OC*")
+    assert gap.value == pytest.approx(0.1) and gap.high - gap.low < 1e-9
+    other = fake_report([0.5] * 3)
+    with pytest.raises(ValueError, match="same list"):
+        compare(better, other, "OC*")
+
+
+def test_evaluating_writes_json_table_and_picture(untrained, tmp_path):
+    listed = prompts("val", 3)
+    clips = [(p, another_truth(p, num_frames=25)) for p in listed]
+    report = evaluate(clips, untrained)
+    report.save(tmp_path)
+    saved = json.loads((tmp_path / "report.json").read_text())
+    assert [row["caption"] for row in saved["prompts"]] == [p.caption for p in listed]
+    assert saved["columns"]["text"]["value"] == pytest.approx(column(report.rows, "text"))
+    assert "Text Alignment*" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "report.png").stat().st_size > 5000
+
+
+def test_a_clip_equal_to_the_truth_scores_one_wherever_truth_is_the_measure(untrained):
+    prompt = prompts("val", 1)[0]
+    read = read_clip(untrained, truth(prompt, 25))
+    row, _ = score(read, "a red car drives", read)
+    assert row["MS*"] == row["flicker*"] == row["sharpness*"] == row["DD*"] == 1
+
+
+def test_captions_alone_leave_comparisons_with_the_truth_empty(untrained):
+    frames = truth(prompts("val", 1)[0], 25)
+    report = evaluate([("a red car drives in the city", frames), ("a cat", frames)], untrained)
+    assert np.isnan(report.columns["temporal"].value) and not np.isnan(report.columns["frame"].value)
+    assert report.calibrated == {}
+    assert np.isnan(report.rows[1]["OC*"])  # nothing in it that Vista knows
+
+
+def test_wrong_frames_are_refused(untrained):
+    with pytest.raises(ValueError, match="uint8"):
+        evaluate([("a car", np.zeros((20, 64, 64, 3), np.float32))], untrained)
+    with pytest.raises(ValueError, match="no clips"):
+        evaluate([], untrained)
+
+
+def test_the_ceiling_has_the_same_attributes_in_another_layout():
+    prompt = prompts("val", 1)[0]
+    a, b = truth(prompt, 13), another_truth(prompt, 13)
+    assert a.shape == b.shape and np.abs(a.astype(int) - b).mean() > 2
+
+
+def test_through_codec_keeps_time_and_size(model):
+    frames = np.random.default_rng(0).integers(0, 255, (11, 24, 40, 3), dtype=np.uint8)
+    back = through_codec(model.codec)(frames)
+    assert back.shape == (9, 24, 40, 3)
+    flat = np.full((9, 24, 40, 3), 77, np.uint8)
+    assert np.abs(through_codec(model.codec)(flat).astype(int) - 77).max() <= 1
+
+
+# drift: curves with known answers
+
+SECONDS = np.arange(30)
+CURVES = {
+    "flat": np.full(30, 0.66),
+    "linear": 0.66 - 0.06 * SECONDS / 29,
+    "dip": 0.66 - 0.10 * np.exp(-(((SECONDS - 15) / 2) ** 2)),
+}
+
+
+def test_each_drift_number_sees_what_it_should_and_misses_what_it_must():
+    value = {name: {key: f(curve) for key, f in SUMMARIES.items()} for name, curve in CURVES.items()}
+    assert all(abs(v) < 1e-9 for v in value["flat"].values())
+    assert value["linear"]["slope per 30 s"] == pytest.approx(-0.06 * 30 / 29)
+    assert value["linear"]["start to end"] == pytest.approx(0.06 * 26 / 29, rel=0.05)
+    assert value["dip"]["start to end"] < 0.001 and abs(value["dip"]["slope per 30 s"]) < 0.01
+    assert value["dip"]["worst second"] == pytest.approx(-0.10, abs=0.005)
+
+
+def test_a_life_ends_with_two_bad_seconds_in_a_row():
+    assert _lifetime(np.array([1, 0.2, 1, 1, 0.1, 0.1, 1]), 0.75) == (4.0, True)
+    assert _lifetime(np.array([1, 0.2, 1, 0.2]), 0.75) == (4.0, False)
+
+
+def test_around_a_switch_either_prompt_will_do(true_reading):
+    reading = true_reading(Scene(seed=3, hero="car", colour="red"))
+    timeline = [(0.0, "a red car"), (5.0, "a blue car")]
+    everything = slice(0, 27)
+    assert _accuracy(reading, everything, timeline, 2) == 1
+    assert _accuracy(reading, everything, timeline, 5) == 1  # still settling
+    assert _accuracy(reading, everything, timeline, 8) == 0.5  # the car is there, its colour is not
+
+
+def test_drift_of_streams(untrained, tmp_path):
+    prompt = prompts("val", 1)[0]
+    frames = truth(prompt, 60)
+    drift = measure_drift([([(0.0, prompt.caption)], frames, frames)] * 2, untrained)
+    assert drift.made["IQ*"].shape == (2, 5)
+    assert drift.summary("IQ*")["gap to truth"]["value"] == 0
+    assert json.dumps(drift.to_json())
+    from causvid.evaluate.figures import draw_drift
+
+    assert draw_drift({"student": drift}, tmp_path / "drift.png", marks={"horizon": 3}).stat().st_size > 5000
+
+
+# diversity
+
+
+def test_diversity_is_a_ratio_to_the_renderer(untrained):
+    prompt = prompts("val", 1)[0]
+    clips = [another_truth(prompt, 25, draw=k) for k in range(3)]
+    same = [clips[0]] * 3
+    measured = measure_diversity([(prompt.caption, clips, clips), (prompt.caption, same, clips)], untrained)
+    assert measured.made[0]["open entropy"] == measured.true[0]["open entropy"]
+    assert json.dumps(measured.to_json())
+
+
+def test_only_clips_that_show_what_was_asked_count_as_diverse(untrained):
+    from causvid.evaluate.diversity import Sample
+
+    def sample(x, right, colour="red"):
+        vectors = {space: np.array([float(x)]) for space in ("state", "quality", "pixels")}
+        answers = {
+            "biome": "sea",
+            "light": "day",
+            "weather": "rain",
+            "colour": colour,
+            "motion": "bobs",
+            "camera": "static",
+            "second": "none",
+        }
+        return Sample(vectors, answers, right)
+
+    assert spread([sample(0, True), sample(2, True), sample(90, False)])["state"] == 2
+    assert np.isnan(spread([sample(0, True), sample(9, False)])["state"])
+    caption = "at noon, a duck bobs up and down on the sea in the rain, static camera, with a red bird nearby"
+    varied = [sample(0, True, c) for c in ("red", "blue", "red", "blue")]
+    assert open_entropy(varied, caption) == pytest.approx(np.log(2) / np.log(4))  # only the colour is open
+    assert open_entropy([sample(0, True)] * 4, caption) == 0
