@@ -241,8 +241,9 @@ class Head(nn.Module):
         return linear_in(h, self.head)
 
 
-def linear_in(x: Tensor, layer: nn.Linear) -> Tensor:
+def linear_in(x: Tensor, layer: nn.Module) -> Tensor:
     """A linear layer in the dtype of x, whatever its weights are stored in."""
+    assert isinstance(layer, nn.Linear)
     return F.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
 
 
@@ -273,10 +274,11 @@ class VideoDiT(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
-        nn.init.zeros_(self.patch_embedding.bias)
-        for mlp in (self.text_embedding, self.time_embedding):
-            for layer in (mlp[0], mlp[2]):
-                nn.init.normal_(layer.weight, std=0.02)
+        for name, parameter in self.named_parameters():
+            if name == "patch_embedding.bias":
+                nn.init.zeros_(parameter)
+            elif name.startswith(("text_embedding.", "time_embedding.")) and name.endswith("weight"):
+                nn.init.normal_(parameter, std=0.02)
         nn.init.zeros_(self.head.head.weight)
 
     def cast(self, dtype: torch.dtype) -> VideoDiT:
@@ -331,7 +333,7 @@ class VideoDiT(nn.Module):
         """Keys and values of a prompt, once, for as many passes as use it. For inference: parameters are read outside
         of `forward`, which sharded training must not do."""
         embedded = self.text_embedding(text)
-        pairs = [block.cross_attn.project(embedded) for block in self.blocks]
+        pairs = [block.cross_attn.project(embedded) for block in self.blocks if isinstance(block, Block)]
         return TextMemory(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
 
     def cache_shape(self, latent_height: int, latent_width: int) -> CacheShape:
