@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -29,6 +31,8 @@ from causvid.models.wan import EPS, HEAD_WIDTH, TEXT_LENGTH, to_original
 GENERATORS = ("generator_ema", "generator", "model")
 
 CONFIG_KEY = "causvid_config"  # in the metadata of safetensors files we write: what tensor shapes do not show
+
+LARGE = 10**9  # values in a network from which on reading it takes long enough to show progress
 
 _WRAPPERS = re.compile(r"_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.|_orig_mod\.")
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "base_model.", "module.", "model.", "transformer.")
@@ -115,7 +119,8 @@ def load_into(
         return
     islands = isinstance(model, VideoDiT) and model.cfg.precision == "islands"
     placed = {}
-    for name in parameters:
+    large = sum(p.numel() for p in parameters.values()) > LARGE
+    for name in track(parameters, "loading weights", console=Console(stderr=True)) if large else parameters:
         wanted = torch.float32 if dtype is not None and islands and is_island(name) else dtype
         placed[name] = state[name].to(device=device, dtype=wanted)
     model.load_state_dict(placed, strict=True, assign=True)
