@@ -13,7 +13,7 @@ Noise levels are per latent frame, [B, T], and modulate their frame by broadcast
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -333,7 +333,7 @@ class VideoDiT(nn.Module):
         """Keys and values of a prompt, once, for as many passes as use it. For inference: parameters are read outside
         of `forward`, which sharded training must not do."""
         embedded = self.text_embedding(text)
-        pairs = [block.cross_attn.project(embedded) for block in self.blocks if isinstance(block, Block)]
+        pairs = [block.cross_attn.project(embedded) for block in cast("list[Block]", self.blocks)]
         return TextMemory(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
 
     def cache_shape(self, latent_height: int, latent_width: int) -> CacheShape:
