@@ -1,7 +1,8 @@
 """Reading a clip without any training: colours, sums and shifts of pixels, and the renderer's own constants.
 
-It cannot be fooled through gradients, and it is honest about its reach: the light of the sky, whether something falls,
-and, once told where the hero is, the hero's paint, its place to a fraction of a pixel, its area and how steady they are.
+It cannot be fooled through gradients, and it is honest about its reach: the light of the sky, whether something
+falls, and, once told where the hero is, the hero's paint, its place to a fraction of a pixel, its area and how steady
+they are.
 It does not find heroes: too much of the scenery has their colours.
 """
 
@@ -94,7 +95,7 @@ def _inks(light: str, fog: float) -> np.ndarray:
 
 
 def _window(frame: np.ndarray, centre: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A square around a place, the columns left and right of it, and its corner (x, y); cut off at the picture's edge."""
+    """A square around a place, the columns left and right of it, and its corner (x, y); kept inside the picture."""
     height, width = frame.shape[:2]
     left = int(np.clip(round(centre[0] - size / 2), 0, width - size))
     top = int(np.clip(round(centre[1] - size / 2), 0, height - size))
@@ -126,7 +127,7 @@ def _box_sums(mass: np.ndarray, size: int) -> np.ndarray:
 def falling(frames: np.ndarray) -> float:
     """Do small bright things move down from frame to frame? Between 0 (noise, or nothing) and 1.
 
-    Noise looks like snow in one frame, but has nothing to do with the noise of the next; scenery stays at its height."""
+    Noise looks like snow in one frame but has nothing to do with the next frame's; scenery stays at its height."""
     luma = (frames @ LUMA).astype(np.float32)
     spots = luma - _soften(luma)
     spots -= np.median(spots, axis=0)  # what stands still

@@ -7,6 +7,7 @@ time (see train_head).
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from rich.progress import Progress
 from torch import Tensor
 
+from causvid.codecs.vista import VistaCodec
 from causvid.evaluate.judge_data import (
     STACK,
     VALUES,
@@ -29,6 +31,7 @@ from causvid.evaluate.judge_data import (
     to_input,
 )
 from causvid.evaluate.judges import GLOBAL, ROLES, Judge, grid
+from causvid.evaluate.protocol import through_codec
 from causvid.evaluate.train_head import ERROR_CLIPS, measure_errors, simulate, train_head
 from causvid.noise import seeded
 from causvid.training.checkpoint import load_checkpoint, save_checkpoint, write_weights
@@ -37,12 +40,17 @@ from causvid.training.run import Budget, Run, stop_signal
 CACHE_SHARE, STACKS_SHARE, HEAD_SHARE = 0.25, 0.55, 0.1  # of the minutes; the rest measures the net's errors
 STACKS_PER_CLIP = 9
 SQUARE_EVERY = 6  # clips: one square clip among so many
+CODEC_EVERY = 3  # steps: one on pictures that went through the codec among so many
+CODEC_FRAMES = 33
+CODEC_STACKS = CODEC_FRAMES // STACK
+FIRST_CODEC = 500_000  # scene numbers of clips for the codec
 MAX_CLIPS = 12_000
 
 
 @dataclass(frozen=True)
 class JudgeTraining:
     role: str
+    codec_clips: int = 500  # clips that go through the packaged codec; 0 trains without it
     seed: int = 0
     batch: int = 48
     lr: float = 2.5e-3
@@ -60,6 +68,7 @@ def train(cfg: JudgeTraining, run_dir: Path, minutes: float) -> Path:
     started = time.monotonic()
     with stop_signal() as stopped, Progress(console=run.console, transient=True) as progress:
         cache.fill(60 * minutes * CACHE_SHARE, progress, stopped)
+        cache.fill_codec(cfg.codec_clips, progress, stopped)
         train_stacks(cfg, run, judge, cache, minutes * STACKS_SHARE, progress, stopped)
         if not stopped:
             _head(cfg, run, judge, minutes * HEAD_SHARE, progress)
@@ -94,30 +103,33 @@ class StackCache:
         self.about = folder / "about.json"
         known = json.loads(self.about.read_text()) if self.about.exists() else {"clips": 0, "seconds": 0.0}
         self.clips, self.seconds = known["clips"], known["seconds"]
+        self.codec_clips = known.get("codec clips", 0)
 
-    def _arrays(self, width: int, mode: str) -> tuple[Any, Any]:
-        count = MAX_CLIPS * STACKS_PER_CLIP
-        pixels = np.lib.format.open_memmap(self.folder / f"stacks-{width}.npy", mode, np.uint8, (count, 64, width, 9))
+    def _arrays(self, part: str, mode: str) -> tuple[Any, Any]:
+        count = 5000 * CODEC_STACKS if part == "codec" else MAX_CLIPS * STACKS_PER_CLIP
+        width = 64 if part == "square" else 112
+        pixels = np.lib.format.open_memmap(self.folder / f"stacks-{part}.npy", mode, np.uint8, (count, 64, width, 9))
         shape = (count, len(self.COLUMNS))
-        return pixels, np.lib.format.open_memmap(self.folder / f"labels-{width}.npy", mode, np.float32, shape)
+        return pixels, np.lib.format.open_memmap(self.folder / f"labels-{part}.npy", mode, np.float32, shape)
 
-    def rows(self, width: int) -> int:
+    def rows(self, part: str) -> int:
         squares = -(-self.clips // SQUARE_EVERY)
-        return STACKS_PER_CLIP * (squares if width == 64 else self.clips - squares)
+        clips = {"square": squares, "wide": self.clips - squares}
+        return self.codec_clips * CODEC_STACKS if part == "codec" else STACKS_PER_CLIP * clips[part]
 
     def fill(self, seconds: float, progress: Progress, stopped: list[int]) -> None:
         """Render until `seconds` are used up, over all sittings."""
-        files = {width: self._arrays(width, "r+" if self.clips else "w+") for width in (64, 112)}
+        files = {part: self._arrays(part, "r+" if self.clips else "w+") for part in ("square", "wide")}
         task = progress.add_task("rendering clips", total=seconds)
         while self.seconds < seconds and self.clips < MAX_CLIPS and not stopped:
             start = time.monotonic()
-            width = 64 if self.clips % SQUARE_EVERY == 0 else 112
-            row = self.rows(width)
-            scene, frames, state = rendered(self.purpose, self.clips, width)
+            part = "square" if self.clips % SQUARE_EVERY == 0 else "wide"
+            row = self.rows(part)
+            scene, frames, state = rendered(self.purpose, self.clips, 64 if part == "square" else 112)
             labels = labels_of(scene, state, 64)
             # every third stack, from another place each time
             chosen = np.arange(self.clips % 3, len(frames) // STACK, 3)[:STACKS_PER_CLIP]
-            pixels, table = files[width]
+            pixels, table = files[part]
             pixels[row : row + len(chosen)] = stacks_of(frames)[chosen]
             table[row : row + len(chosen)] = self._table(labels)[chosen]
             self.clips += 1
@@ -127,17 +139,37 @@ class StackCache:
                 self._save()
         self._save()
 
+    def fill_codec(self, count: int, progress: Progress, stopped: list[int]) -> None:
+        """Clips as the packaged codec gives them back: blurred where they move, which is what generators' clips are."""
+        if self.codec_clips >= count:
+            return
+        round_trip = through_codec(VistaCodec.load_packaged())
+        pixels, table = self._arrays("codec", "r+" if self.codec_clips else "w+")
+        task = progress.add_task("through the codec", total=count)
+        while self.codec_clips < count and not stopped:
+            number = FIRST_CODEC + self.codec_clips
+            scene, frames, state = rendered(self.purpose, number, num_frames=CODEC_FRAMES)
+            row = self.rows("codec")
+            pixels[row : row + CODEC_STACKS] = stacks_of(round_trip(frames))
+            table[row : row + CODEC_STACKS] = self._table(labels_of(scene, state, 64))
+            self.codec_clips += 1
+            progress.update(task, completed=self.codec_clips)
+            if self.codec_clips % 50 == 0:
+                self._save()
+        self._save()
+
     def _save(self) -> None:
-        self.about.write_text(json.dumps({"clips": self.clips, "seconds": self.seconds}))
+        known = {"clips": self.clips, "seconds": self.seconds, "codec clips": self.codec_clips}
+        self.about.write_text(json.dumps(known))
 
     def _table(self, labels: Labels) -> np.ndarray:
         columns = [labels.index[name] for name in VALUES]
         columns += [*labels.place.T, *labels.second_place.T, labels.visible, labels.speed, labels.settled]
         return np.stack([np.asarray(column, np.float32) for column in columns], 1)
 
-    def open(self) -> dict[int, tuple[Any, Any]]:
-        """Width -> (pixels, labels), to read from."""
-        return {width: self._arrays(width, "r") for width in (64, 112)}
+    def open(self) -> dict[str, tuple[Any, Any]]:
+        """Part -> (pixels, labels), to read from."""
+        return {part: self._arrays(part, "r") for part in ("square", "wide", "codec") if self.rows(part)}
 
 
 def _mirror(x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,11 +239,12 @@ def train_stacks(cfg: JudgeTraining, run: Run, judge: Judge, cache: StackCache, 
         for group in optimizer.param_groups:
             group["lr"] = cfg.lr * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
         rng = seeded(cfg.seed, step)
-        width = 64 if step % SQUARE_EVERY == 0 else 112
-        pixels, table = files[width]
-        rows = torch.randint(cache.rows(width), (cfg.batch,), generator=rng).sort().values.numpy()
+        part = "square" if step % SQUARE_EVERY == 0 else "codec" if step % CODEC_EVERY == 1 else "wide"
+        part = part if part in files else "wide"
+        pixels, table = files[part]
+        rows = torch.randint(cache.rows(part), (cfg.batch,), generator=rng).sort().values.numpy()
         x, labels = to_input(pixels[rows]), torch.from_numpy(np.asarray(table[rows]))
-        if step % 2:
+        if step // SQUARE_EVERY % 2:
             x, labels = _mirror(x, labels)
         loss, numbers = stack_loss(judge, augment(x, rng), labels)
         optimizer.zero_grad(set_to_none=True)
@@ -231,14 +264,18 @@ def train_stacks(cfg: JudgeTraining, run: Run, judge: Judge, cache: StackCache, 
     judge.stack_net.eval()
 
 
-def test_judge(judge: Judge, count: int, first: int = 0, width: int = 112) -> dict[str, float]:
-    """Accuracy per attribute over settled stretches of held-out clips, and errors in pixels of a 64 pixel picture."""
+def measure_judge(
+    judge: Judge, count: int, first: int = 0, width: int = 112, change: Callable[[np.ndarray], np.ndarray] | None = None
+) -> dict[str, float]:
+    """Accuracy per attribute over settled stretches of held-out clips, and errors in pixels of a 64 pixel picture.
+
+    `change` spoils the frames first (the codec, noise); it must keep their number."""
     right: dict[str, list[bool]] = {name: [] for name in VALUES}
     place, speed = [], []
     for number in range(first, first + count):
         scene, frames, state = rendered("held-out", number, width)
         labels = labels_of(scene, state, 64)
-        reading = judge.read(frames)
+        reading = judge.read(frames if change is None else change(frames))
         for name in VALUES:
             if name == "second colour" and scene.second is None:
                 continue
@@ -266,4 +303,4 @@ def settled_stretches(labels: Labels, name: str) -> list[slice]:
     return stretches
 
 
-__all__ = ["JudgeTraining", "test_judge", "train"]
+__all__ = ["JudgeTraining", "measure_judge", "train"]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from rich.progress import Progress
 from torch import Tensor
 
-from causvid.evaluate.distortions import HELD_OUT, NAMES, TRAINED, distort
+from causvid.evaluate.distortions import NAMES, TRAINED, distort
 from causvid.evaluate.judge_data import fingerprint, rendered
 from causvid.evaluate.quality import SPATIAL, TEMPORAL, WINDOW, QualityJudge, windows_of
 from causvid.noise import mix, seeded
@@ -151,7 +151,7 @@ def quality_loss(
     return 2 * parts["flaws"] + 3 * parts["spatial"] + 3 * parts["temporal"], numbers
 
 
-def test_quality(judge: QualityJudge, count: int = 60, strength: float = 0.6) -> dict[str, dict[str, float]]:
+def measure_quality(judge: QualityJudge, count: int = 60, strength: float = 0.6) -> dict[str, dict[str, float]]:
     """Mean response to every named distortion on held-out clips, those never trained on included."""
     table: dict[str, dict[str, float]] = {}
     clips = [rendered("held-out", 90_000 + n)[1] for n in range(count)]
@@ -167,4 +167,4 @@ def test_quality(judge: QualityJudge, count: int = 60, strength: float = 0.6) ->
     return table
 
 
-__all__ = ["HELD_OUT", "QualityTraining", "test_quality", "train"]
+__all__ = ["QualityTraining", "measure_quality", "train"]
