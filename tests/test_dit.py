@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from causvid.models import dit as dit_module
 from causvid.models.dit import VideoDiT, is_island, num_parameters
 from conftest import TINY, random_dit
 
@@ -99,3 +100,13 @@ def test_sizes_that_do_not_fit_are_named(dit):
         dit(torch.zeros(1, 1, 4, 5, 10), torch.zeros(1, 1), torch.zeros(1, 5, 8))
     with pytest.raises(ValueError, match="does not split into 5 heads"):
         VideoDiT(replace(TINY, num_heads=5))
+
+
+@pytest.mark.parametrize("limits", [(1, 2**25), (2**19, 2**25), (1, 40), (60, 7)])
+def test_attention_by_products_is_attention(monkeypatch, limits):
+    monkeypatch.setattr(dit_module, "SCORES_IN_CACHE", limits[0])
+    monkeypatch.setattr(dit_module, "MAX_SCORES", limits[1])
+    rng = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, n, 8, dtype=torch.float64, generator=rng) for n in (5, 11, 11))
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    assert (dit_module.attention_by_products(q, k, v) - expected).abs().max() <= 1e-12

@@ -32,6 +32,10 @@ from causvid.shapes import FrameSigma, Latents, Text
 Precision = Literal["islands", "plain"]
 
 
+SCORES_IN_CACHE = 2**19  # (ours) attention scores that are quicker made for several heads at once
+MAX_SCORES = 2**25  # (ours) per product: 64 MiB in bfloat16
+
+
 @dataclass(frozen=True)
 class VideoDiTConfig:
     """A preset must say everything."""
@@ -80,7 +84,26 @@ class Sight(Protocol):
 def attention(q_BLNE: Tensor, k_BMNE: Tensor, v_BMNE: Tensor) -> Tensor:
     """The one call site of attention. Faster kernels are torch's to choose."""
     q, k, v = (x.transpose(1, 2) for x in (q_BLNE, k_BMNE, v_BMNE))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    # torch's CPU kernel gains nothing from bfloat16, matrix products do (docs/log.md, 2026-11-21)
+    by_hand = q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.is_grad_enabled()
+    out = attention_by_products(q, k, v) if by_hand else F.scaled_dot_product_attention(q, k, v)
+    return out.transpose(1, 2)
+
+
+def attention_by_products(q_BNLE: Tensor, k_BNME: Tensor, v_BNME: Tensor) -> Tensor:
+    """softmax(q k') v as matrix products, for as many heads and queries at a time as stay in the cache."""
+    num_heads, num_queries, width = q_BNLE.shape[1:]
+    num_keys = k_BNME.shape[2]
+    heads = max(1, SCORES_IN_CACHE // (num_queries * num_keys))
+    rows = max(1, MAX_SCORES // num_keys)
+    q_BNLE = q_BNLE * width**-0.5
+    out = torch.empty_like(q_BNLE)
+    for n in range(0, num_heads, heads):
+        k, v = k_BNME[:, n : n + heads].transpose(2, 3), v_BNME[:, n : n + heads]
+        for i in range(0, num_queries, rows):
+            scores = torch.matmul(q_BNLE[:, n : n + heads, i : i + rows], k)
+            out[:, n : n + heads, i : i + rows] = torch.matmul(scores.softmax(-1), v)
+    return out
 
 
 @dataclass(frozen=True)
