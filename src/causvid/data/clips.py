@@ -201,7 +201,7 @@ class Pool:
         self.name = name
         files = sorted((folder / name).glob("shard-*.safetensors"))
         if not files:
-            raise UserError(f"{folder} has no clips in '{name}'; make them first with `causvid data`.")
+            raise UserError(f"{folder} has no clips in '{name}'; make them first with `causvid latents`.")
         latents, truths, self.captions = [], [], []
         digest = hashlib.sha256()
         for file in files:

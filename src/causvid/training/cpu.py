@@ -36,10 +36,13 @@ def fast_training(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile each block of a network, once for all of them and again for every shape of clip."""
+    """Compile the blocks of a network that is only ever shown whole clips: once for all blocks, again for every shape.
+
+    A block's number, which only a cache asks for, would make the compiler treat each block on its own; it is erased.
+    """
     import torch._dynamo
 
-    # blocks differ in their number alone: without this, each of them would be compiled on its own
-    torch._dynamo.config.allow_unspec_int_on_nn_module = True
+    torch._dynamo.config.recompile_limit = 32
     for block in model.blocks:
+        block.layer = 0
         block.compile(dynamic=False)
