@@ -50,7 +50,7 @@ def test_labels_and_cheap_tracks_agree_with_the_rendered_clip():
         labels, path = labels_of(scene, state, 64), track(scene, len(frames), start)
         np.testing.assert_allclose(path.place, labels.place, atol=1e-6)
         np.testing.assert_allclose(path.speed, labels.speed, atol=1e-6)
-        assert (path.motion == labels.index["motion"]).all() and (path.camera == labels.index["camera"]).all()
+        assert (path.motion == labels.value["motion"]).all() and (path.camera == labels.value["camera"]).all()
         assert (path.settled == labels.settled).all()
 
 

@@ -72,6 +72,12 @@ def test_calibration_puts_the_floor_at_0_and_the_ceiling_at_100():
     assert calibrated["text"].value == pytest.approx(100)
 
 
+def test_anchors_of_other_instruments_are_refused(untrained):
+    anchors = Anchors({}, {}, {"judge_report": "another"})
+    with pytest.raises(ValueError, match="measure them again"):
+        evaluate([], untrained, anchors=anchors)
+
+
 def test_warnings_are_about_what_misleads():
     assert fake_report([0.9] * 30).warnings() == ["the hero changes kind or colour 0.90 times a second"]
     assert any("wrong order" in text for text in fake_report([0.1] * 30).warnings())

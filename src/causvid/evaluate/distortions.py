@@ -43,28 +43,31 @@ def blur_frames(frames: np.ndarray, sigma: float) -> np.ndarray:
     return frames
 
 
-def _blur(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Distorted:
+Spoilt = tuple[np.ndarray, np.ndarray | float]  # the severity of all frames, or of each
+
+
+def _blur(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Spoilt:
     return _to_bytes(blur_frames(frames.astype(np.float32), 0.35 + 1.65 * strength)), strength
 
 
-def _noise(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Distorted:
+def _noise(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Spoilt:
     sigma = 2 + 28 * strength
     return _to_bytes(frames + sigma * rng.standard_normal(frames.shape, np.float32)), strength
 
 
-def _flicker(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Distorted:
+def _flicker(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Spoilt:
     gain = rng.standard_normal((len(frames), 1, 1, 1)).astype(np.float32)
     return _to_bytes(frames + (2 + 18 * strength) * gain), strength
 
 
-def _freeze(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Distorted:
+def _freeze(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Spoilt:
     """The strength is the share of time that stands still, at the end."""
     start = max(1, round(len(frames) * (1 - strength)))
     where = np.minimum(np.arange(len(frames)), start - 1)
     return frames[where], (where < np.arange(len(frames))).astype(np.float32)
 
 
-def _shuffle(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Distorted:
+def _shuffle(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Spoilt:
     """The order is lost inside groups of 2 to 8 frames."""
     size = round(2 + 6 * strength)
     order = np.concatenate(
@@ -78,7 +81,7 @@ def _derangement(size: int, rng: np.random.Generator) -> np.ndarray:
     return np.roll(order, 1) if size > 1 and (order == np.arange(size)).all() else order
 
 
-def _drop(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Distorted:
+def _drop(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Spoilt:
     """Only every 2nd to 5th frame is new."""
     step = round(2 + 3 * strength)
     return frames[np.arange(len(frames)) // step * step], strength
@@ -88,7 +91,7 @@ def _ramp(frames: np.ndarray) -> np.ndarray:
     return np.linspace(0, 1, len(frames), dtype=np.float32)[:, None, None, None]
 
 
-def _saturation(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Distorted:
+def _saturation(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Spoilt:
     """Colour grows (or fades) with time, as error accumulation does."""
     grows = rng.random() < 0.7
     gain = 1 + (1.6 * strength if grows else -0.9 * strength) * _ramp(frames)
@@ -96,7 +99,7 @@ def _saturation(frames: np.ndarray, strength: float, rng: np.random.Generator) -
     return _to_bytes(grey + gain * (frames - grey)), strength * _ramp(frames).ravel()
 
 
-def _exposure(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Distorted:
+def _exposure(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Spoilt:
     """Light and contrast grow (or sink) with time until highlights clip."""
     brighter = rng.random() < 0.7
     ramp = _ramp(frames) * strength
@@ -104,7 +107,7 @@ def _exposure(frames: np.ndarray, strength: float, rng: np.random.Generator) -> 
     return _to_bytes(spoilt), ramp.ravel()
 
 
-def _jitter(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Distorted:
+def _jitter(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Spoilt:
     """The picture trembles by up to 2.5 pixels."""
     spoilt = np.empty_like(frames)
     for i, frame in enumerate(frames):
@@ -125,7 +128,7 @@ def _shift(image: np.ndarray, dy: float, dx: float) -> np.ndarray:
     return image
 
 
-def _ghosting(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Distorted:
+def _ghosting(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Spoilt:
     """Every frame keeps a trace of the past."""
     keep = 0.25 + 0.6 * strength
     spoilt, trace = np.empty_like(frames), frames[0].astype(np.float32)
@@ -135,7 +138,7 @@ def _ghosting(frames: np.ndarray, strength: float, rng: np.random.Generator) -> 
     return spoilt, strength
 
 
-def _blocks(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Distorted:
+def _blocks(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Spoilt:
     """Squares of eight pixels lose their detail: what a coarse latent does at its worst."""
     count, height, width, _ = frames.shape
     cells = frames[:, : height // 8 * 8, : width // 8 * 8].astype(np.float32)
@@ -147,7 +150,7 @@ def _blocks(frames: np.ndarray, strength: float, rng: np.random.Generator) -> Di
     return spoilt, strength
 
 
-_DISTORTIONS: dict[str, Callable[[np.ndarray, float, np.random.Generator], tuple[np.ndarray, object]]] = {
+_DISTORTIONS: dict[str, Callable[[np.ndarray, float, np.random.Generator], Spoilt]] = {
     "blur": _blur,
     "noise": _noise,
     "flicker": _flicker,

@@ -105,7 +105,9 @@ def measure_diversity(
     on_prompt: Callable[[int], None] | None = None,
 ) -> Diversity:
     """Each group: a caption, clips made for it from different noise, and as many rendered clips of the caption."""
-    captions, made, true = [], [], []
+    captions: list[str] = []
+    made: list[dict[str, float]] = []
+    true: list[dict[str, float]] = []
     for number, (caption, clips, renders) in enumerate(groups):
         captions.append(caption)
         for side, frames in ((made, clips), (true, renders)):

@@ -38,7 +38,7 @@ SEMANTIC = {
     "temporal style": Dimension(0, 0.364),
     "overall consistency": Dimension(0, 0.364),
 }
-COLUMNS = {
+COLUMNS: dict[str, dict[str, float]] = {
     "temporal": {"subject consistency": 1, "background consistency": 1, "motion smoothness": 1, "dynamic degree": 0.5},
     "frame": {"aesthetic quality": 1, "imaging quality": 1},
     "text": {"overall consistency": 1, "clip score": 1},

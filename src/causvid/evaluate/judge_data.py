@@ -84,7 +84,7 @@ def fingerprint(purpose: str, count: int = 64) -> str:
 class Labels(NamedTuple):
     """Truth of N stacks; `settled` is false while an event is under way. Lengths are in picture heights."""
 
-    index: dict[str, np.ndarray]  # attribute -> [N]
+    value: dict[str, np.ndarray]  # attribute -> [N]
     place: np.ndarray  # [N, 2] x, y of the hero
     second_place: np.ndarray  # [N, 2], NaN without one
     visible: np.ndarray  # [N] share of the hero in sight
@@ -102,7 +102,7 @@ def labels_of(scene: Scene, state: State, height: int) -> Labels:
                 "second colour": second_colour}  # fmt: skip
     timed = {name: vars(state)[f"{name}_index"][middle] for name in TIMED}
     return Labels(
-        index={name: np.full(count, value) for name, value in constant.items()} | timed,
+        value={name: np.full(count, value) for name, value in constant.items()} | timed,
         place=np.stack([state.hero_x, state.hero_y], 1)[middle] / height,
         second_place=np.stack([state.second_x, state.second_y], 1)[middle] / height,
         visible=state.hero_visible[middle],

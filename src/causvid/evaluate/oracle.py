@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from causvid.evaluate.metrics import LUMA
-from causvid.worlds.vista.palette import COLOUR_INKS, lighting
+from causvid.worlds.vista.palette import COLOUR_INKS, Lighting, lighting
 from causvid.worlds.vista.scene import COLOURS, LIGHTS, WEATHERS
 from causvid.worlds.vista.sky import SKY
 
@@ -33,10 +33,10 @@ class Paint:
     share: np.ndarray  # [F] share of `colour` among all paint that the surroundings do not have
 
 
-def _light(light: str, weather: str):
-    amounts = [np.array([float(weather == name)], np.float32) for name in ("rain", "snow", "fog")]
-    night = np.array([float(light == "night")], np.float32)
-    return lighting(np.array([float(LIGHTS.index(light))]), night, *amounts, "meadow")
+def _light(light: str, weather: str) -> Lighting:
+    there = [light == "night", weather == "rain", weather == "snow", weather == "fog"]
+    night, rain, snow, fog = np.array(there, np.float32)[:, None]
+    return lighting(np.array([float(LIGHTS.index(light))]), night, rain, snow, fog, "meadow")
 
 
 def _sky_profiles() -> dict[str, np.ndarray]:

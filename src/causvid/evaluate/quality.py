@@ -58,6 +58,9 @@ class QualityJudge(nn.Module):
         self.flaws = nn.Linear(FEATURES, len(TRAINED))
         self.spatial = nn.Linear(FEATURES, 1)
         self.temporal = nn.Linear(FEATURES, 1)
+        self.clean_mean: Tensor
+        self.clean_whitening: Tensor
+        self.clean_distance: Tensor
         # of the window features of clean renders, fitted after training
         self.register_buffer("clean_mean", torch.zeros(FEATURES))
         self.register_buffer("clean_whitening", torch.eye(FEATURES))

@@ -20,6 +20,7 @@ import numpy as np
 from causvid.evaluate import distribution, formulas, stats
 from causvid.evaluate.alignment import items, overall, wanted
 from causvid.evaluate.distortions import distort
+from causvid.evaluate.judges import WEIGHTS
 from causvid.evaluate.protocol import REFERENCE_STRENGTH, REFERENCES, Prompt, another_truth, truth
 from causvid.evaluate.scoring import COLUMNS, ClipRead, Instruments, read_clip, score
 from causvid.media import whole_file
@@ -48,6 +49,19 @@ class Anchors:
     @staticmethod
     def load(path: Path) -> Anchors:
         return Anchors(**json.loads(path.read_text()))
+
+    @staticmethod
+    def packaged() -> Anchors:
+        """Those of the shipped instruments and codec on the first prompts of `val`."""
+        return Anchors.load(WEIGHTS / "judge_anchors.json")
+
+    def check(self, ids: dict[str, str]) -> None:
+        """Floors and ceilings belong to the instruments that measured them."""
+        for name, value in ids.items():
+            if self.about.get(name, value) != value:
+                raise ValueError(
+                    f"these anchors were measured with {name} {self.about[name]}, not {value}: measure them again"
+                )
 
 
 def column(rows: Sequence[dict[str, float]], name: str) -> float:
@@ -213,6 +227,8 @@ def evaluate(
     fps: float = 12.0,
 ) -> Report:
     """Score clips. For plain captions (and with `true_frames` None) the comparisons with the truth stay empty."""
+    if anchors is not None:
+        anchors.check(instruments.ids)
     captions, rows, right, reads, trues = [], [], [], [], []
     for number, (prompt, frames) in enumerate(clips):
         _check(frames)
@@ -246,7 +262,7 @@ def exchanged(captions: Sequence[str], reads: Sequence[ClipRead]) -> float:
     """OC* when every clip is scored against another clip's caption: the chance level, and a self-test."""
     if len(captions) < 2:
         return float("nan")
-    turned = captions[len(captions) // 2 :] + captions[: len(captions) // 2]
+    turned = [*captions[len(captions) // 2 :], *captions[: len(captions) // 2]]
     return _mean([overall(items(wanted(words), read.reading)) for words, read in zip(turned, reads)])
 
 
@@ -292,4 +308,4 @@ def measure_anchors(
     turned = [*listed[len(listed) // 2 :], *listed[: len(listed) // 2]]
     rows["shuffled captions"] = [score(read, p.caption, true)[0] for p, (read, true) in zip(turned, reads)]
     values = {name: {c: column(r, c) for c in COLUMNS} for name, r in rows.items()}
-    return Anchors(values.pop("ceiling"), values, about or {})
+    return Anchors(values.pop("ceiling"), values, instruments.ids | (about or {}))

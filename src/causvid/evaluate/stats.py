@@ -23,7 +23,7 @@ def wilson(successes: int, trials: int, z: float = 1.959964) -> Interval:
     return Interval(p, max(0.0, centre - half), min(1.0, centre + half))
 
 
-def bootstrap(values: Sequence[float], resamples: int = 10_000, seed: int = 0) -> Interval:
+def bootstrap(values: Sequence[float] | np.ndarray, resamples: int = 10_000, seed: int = 0) -> Interval:
     """Mean over prompts with its 95 % percentile interval. NaN marks a prompt that the metric does not apply to."""
     kept = np.asarray(values, float)
     kept = kept[~np.isnan(kept)]
@@ -48,10 +48,10 @@ def resampled_means(rows: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 
 def paired_bootstrap(a: Sequence[float], b: Sequence[float], resamples: int = 10_000, seed: int = 0) -> Interval:
     """Mean of a - b over the same prompts, with its 95 % interval."""
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    if a.shape != b.shape:
-        raise ValueError(f"pairs need the same prompts: {a.shape} against {b.shape}")
-    return bootstrap(a - b, resamples, seed)
+    left, right = np.asarray(a, float), np.asarray(b, float)
+    if left.shape != right.shape:
+        raise ValueError(f"pairs need the same prompts: {left.shape} against {right.shape}")
+    return bootstrap(left - right, resamples, seed)
 
 
 def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
@@ -77,11 +77,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def survival(lifetimes: Sequence[float], died: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
     """Kaplan-Meier: times [n] and the share still alive after each; clips that outlive the video are censored."""
-    lifetimes, died = np.asarray(lifetimes, float), np.asarray(died, bool)
-    times = np.unique(lifetimes[died])
+    life, dead = np.asarray(lifetimes, float), np.asarray(died, bool)
+    times = np.unique(life[dead])
     share, shares = 1.0, []
     for time in times:
-        at_risk = (lifetimes >= time).sum()
-        share *= 1 - ((lifetimes == time) & died).sum() / at_risk
+        at_risk = (life >= time).sum()
+        share *= 1 - ((life == time) & dead).sum() / at_risk
         shares.append(share)
     return times, np.array(shares)

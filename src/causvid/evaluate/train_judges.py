@@ -101,9 +101,9 @@ class StackCache:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.purpose = folder, purpose
         self.about = folder / "about.json"
-        known = json.loads(self.about.read_text()) if self.about.exists() else {"clips": 0, "seconds": 0.0}
-        self.clips, self.seconds = known["clips"], known["seconds"]
-        self.codec_clips = known.get("codec clips", 0)
+        known = json.loads(self.about.read_text()) if self.about.exists() else {}
+        self.clips, self.codec_clips = int(known.get("clips", 0)), int(known.get("codec clips", 0))
+        self.seconds = float(known.get("seconds", 0.0))
 
     def _arrays(self, part: str, mode: str) -> tuple[Any, Any]:
         count = 5000 * CODEC_STACKS if part == "codec" else MAX_CLIPS * STACKS_PER_CLIP
@@ -163,7 +163,7 @@ class StackCache:
         self.about.write_text(json.dumps(known))
 
     def _table(self, labels: Labels) -> np.ndarray:
-        columns = [labels.index[name] for name in VALUES]
+        columns = [labels.value[name] for name in VALUES]
         columns += [*labels.place.T, *labels.second_place.T, labels.visible, labels.speed, labels.settled]
         return np.stack([np.asarray(column, np.float32) for column in columns], 1)
 
@@ -280,7 +280,7 @@ def measure_judge(
             if name == "second colour" and scene.second is None:
                 continue
             for stretch in settled_stretches(labels, name):
-                right[name].append(reading.answer(name, stretch) == VALUES[name][labels.index[name][stretch.start]])
+                right[name].append(reading.answer(name, stretch) == VALUES[name][labels.value[name][stretch.start]])
         seen = labels.visible > 0.5
         place += list(np.linalg.norm(reading.place - labels.place, axis=1)[seen] * 64)
         speed += list(np.abs(reading.speed - labels.speed) * 64)
@@ -291,7 +291,7 @@ def measure_judge(
 
 def settled_stretches(labels: Labels, name: str) -> list[slice]:
     """Runs of at least six stacks in which the attribute keeps one value; the whole clip for what never changes."""
-    values, count = labels.index[name], len(labels.settled)
+    values, count = labels.value[name], len(labels.settled)
     if name in ("biome", "hero", "second", "second colour"):
         return [slice(0, count)]
     stretches, start = [], 0

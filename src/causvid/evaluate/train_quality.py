@@ -54,20 +54,25 @@ def fill_cache(folder: Path, seconds: float, progress: Progress, stopped: list[i
     """Clean clips on disk, uint8 [clips, 40, 64, 112, 3]; rendered once."""
     folder.mkdir(parents=True, exist_ok=True)
     about = folder / "about.json"
-    known = json.loads(about.read_text()) if about.exists() else {"clips": 0, "seconds": 0.0}
+    known = json.loads(about.read_text()) if about.exists() else {}
+    count, spent = int(known.get("clips", 0)), float(known.get("seconds", 0.0))
+
+    def save() -> None:
+        about.write_text(json.dumps({"clips": count, "seconds": spent}))
+
     shape = (MAX_CLIPS, SEGMENT, 64, 112, 3)
-    mode = "r+" if known["clips"] else "w+"
+    mode = "r+" if count else "w+"
     clips = np.lib.format.open_memmap(folder / "clips.npy", mode, np.uint8, shape)
     task = progress.add_task("rendering clips", total=seconds)
-    while known["seconds"] < seconds and known["clips"] < MAX_CLIPS and not stopped:
+    while spent < seconds and count < MAX_CLIPS and not stopped:
         start = time.monotonic()
-        clips[known["clips"]] = rendered("quality", known["clips"], num_frames=SEGMENT)[1]
-        known = {"clips": known["clips"] + 1, "seconds": known["seconds"] + time.monotonic() - start}
-        progress.update(task, completed=known["seconds"])
-        if known["clips"] % 100 == 0:
-            about.write_text(json.dumps(known))
-    about.write_text(json.dumps(known))
-    return clips[: known["clips"]]
+        clips[count] = rendered("quality", count, num_frames=SEGMENT)[1]
+        count, spent = count + 1, spent + time.monotonic() - start
+        progress.update(task, completed=spent)
+        if count % 100 == 0:
+            save()
+    save()
+    return clips[:count]
 
 
 def spoil(clip: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:

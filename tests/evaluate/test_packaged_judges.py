@@ -1,0 +1,77 @@
+"""The shipped instruments on a few rendered clips: small enough for every run, large enough to notice a wrong file."""
+
+import numpy as np
+import pytest
+
+from causvid.evaluate.alignment import items, overall, wanted
+from causvid.evaluate.distortions import distort
+from causvid.evaluate.protocol import prompts, truth
+from causvid.evaluate.report import evaluate
+from causvid.evaluate.scoring import load_instruments, read_clip
+from causvid.evaluate.train_judges import measure_judge
+
+COUNT = 8
+
+
+@pytest.fixture(scope="module")
+def instruments():
+    return load_instruments()
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return [(p, truth(p)) for p in prompts("val", COUNT)]
+
+
+@pytest.mark.parametrize("which", ["judge", "second_judge"])
+def test_captions_of_rendered_clips_are_read_back_and_exchanged_ones_are_not(instruments, clips, which):
+    readings = [getattr(instruments, which).read(frames) for _, frames in clips]
+    right = [overall(items(wanted(p.caption), r)) for (p, _), r in zip(clips, readings)]
+    turned = clips[COUNT // 2 :] + clips[: COUNT // 2]
+    wrong = [overall(items(wanted(p.caption), r)) for (p, _), r in zip(turned, readings)]
+    assert np.mean(right) > 0.93
+    assert np.mean(wrong) < 0.5
+
+
+def test_noise_does_not_read_as_snow(instruments, clips):
+    p, frames = next((p, f) for p, f in clips if p.scene.weather == "clear" and not p.scene.events)
+    noisy = distort(frames, "noise", 0.5, np.random.default_rng(0))[0]
+    assert instruments.judge.read(frames).answer("weather") == "clear"
+    assert instruments.judge.read(noisy).answer("weather") != "snow", p.caption
+
+
+@pytest.mark.parametrize("name", ["blur", "noise", "saturation", "exposure"])
+def test_frame_quality_falls_with_every_spatial_flaw(instruments, clips, name):
+    falls = []
+    for number, (_, frames) in enumerate(clips[:4]):
+        spoilt = distort(frames, name, 0.8, np.random.default_rng(number))[0]
+        falls.append(instruments.quality.read(frames).frame_quality - instruments.quality.read(spoilt).frame_quality)
+    assert np.mean(falls) > 0.1
+
+
+@pytest.mark.parametrize("name", ["flicker", "freeze", "shuffle", "drop"])
+def test_temporal_severity_rises_with_every_temporal_flaw(instruments, clips, name):
+    rises = []
+    for number, (_, frames) in enumerate(clips[:4]):
+        spoilt = distort(frames, name, 0.8, np.random.default_rng(number))[0]
+        rises.append((instruments.quality.read(spoilt).temporal - instruments.quality.read(frames).temporal).mean())
+    assert np.mean(rises) > 0.15
+
+
+def test_standstill_is_noticed_by_motion_and_not_rewarded(instruments, clips):
+    report = evaluate([(p, np.repeat(f[:1], len(f), 0)) for p, f in clips[:4]], instruments)
+    moving = evaluate(clips[:4], instruments)
+    assert report.columns["temporal"].value < moving.columns["temporal"].value
+    assert moving.metrics["DD*"].value == 1
+
+
+def test_the_same_frames_give_the_same_numbers(instruments, clips):
+    first, second = (read_clip(instruments, clips[0][1]) for _ in range(2))
+    assert first.values == second.values
+    for name, rows in first.reading.log_probs.items():
+        np.testing.assert_array_equal(rows, second.reading.log_probs[name])
+
+
+def test_held_out_accuracy_is_measurable(instruments):
+    measured = measure_judge(instruments.judge, 4)
+    assert measured["biome"] == measured["light"] == 1 and measured["place median px"] < 2
