@@ -152,7 +152,7 @@ def test_the_student_learns_from_its_update_and_the_critic_from_its_own(world, t
 
 def test_noised_data_has_a_level_per_chunk_and_the_video_is_the_students_guess(world, tmp_path):
     sitting = Sitting(dmd_config(world, input="data", batch=4), tmp_path, CPU, GALLERY)
-    inputs = sitting.read()
+    inputs = sitting.read(4)
     seen = []
 
     def perfect(x_t, sigma, text):
@@ -209,7 +209,12 @@ def test_parts_of_a_batch_add_up(world, tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"input": "data"}, {"replay": 4, "critic_warmup": 1}, {**SHARED, "replay": 3}, {"sight": "causal"}],
+    [
+        {"input": "data"},
+        {"replay": 4, "critic_warmup": 1, "critic_batch": 3},
+        {**SHARED, "replay": 3},
+        {"sight": "causal"},
+    ],
     ids=["data", "replay", "adapters", "causal teacher"],
 )
 def test_resumed_equals_uninterrupted(world, tmp_path, changes):

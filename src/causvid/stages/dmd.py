@@ -70,6 +70,7 @@ class DMDConfig:
     data: str | None = None  # data: folder of pools
     pool: str = "long"
     critic_updates: int = 5  # for each of the student (paper, section 5)
+    critic_batch: int | None = None  # None: as large as the student's
     critic_warmup: int = 0  # updates before the student's first
     replay: int = 0  # recent videos that critic updates share; 0: a new video for every update
     score_shift: float = 3.0  # of the levels at which teacher and critic look
@@ -108,6 +109,7 @@ VISTA_DMD = DMDConfig(
     batch=8,
     guidance=3.0,
     input="self",
+    critic_batch=4,
     replay=32,
 )
 # (CausVid's released 4-step configuration) noised clips, both rates 2e-6, w = 2, batch 64
@@ -142,7 +144,7 @@ WAN_SELF_DMD = replace(
 )
 PRESETS = {
     "vista": VISTA_DMD,
-    "vista-data": replace(VISTA_DMD, input="data", data="local/latents", replay=0),
+    "vista-data": replace(VISTA_DMD, input="data", data="local/latents", critic_batch=None, replay=0),
     "wan-1.3b": WAN_SELF_DMD,
     "wan-1.3b-data": WAN_DMD,
     # one 80 GB device: adapters on one frozen copy
@@ -269,7 +271,7 @@ class Sitting:
 
     def update_student(self, progress: float) -> tuple[tuple[Latents, Text], float]:
         """Returns the new videos of this rank with their text, and the gradient's norm."""
-        cfg, actors, inputs = self.cfg, self.actors, self.read()
+        cfg, actors, inputs = self.cfg, self.actors, self.read(self.cfg.batch)
         videos = []
         for rows in parts_of(cfg.batch, cfg.accumulate):
             draws = self.draws(STUDENT_TURN, rows)
@@ -290,11 +292,12 @@ class Sitting:
 
     def update_critic(self, progress: float, turn: int, *, fresh: bool = False) -> None:
         cfg, critic = self.cfg, self.actors.critic
-        inputs = self.read() if fresh or self.replay is None else None
-        known = self.replay.draw(cfg.batch, self.draws(turn).rng(REPLAY)) if inputs is None else None
+        batch = cfg.critic_batch or cfg.batch
+        inputs = self.read(batch) if fresh or self.replay is None else None
+        known = self.replay.draw(batch, self.draws(turn).rng(REPLAY)) if inputs is None else None
         total = torch.zeros((), device=self.device)
-        for rows in parts_of(cfg.batch, cfg.accumulate):
-            draws = self.draws(turn, rows)
+        for rows in parts_of(batch, cfg.accumulate):
+            draws = self.draws(turn, rows, batch)
             if inputs is not None:
                 x0, text = self.make_video(inputs, draws, grad=False), self.words(inputs.prompts[rows])
             else:
@@ -317,7 +320,8 @@ class Sitting:
             def noise(chunk: int, draw: int, frames: int) -> Latents:
                 return draws.normal((frames, *cfg.clip[1:]), VIDEO, chunk, draw)
 
-            return roll_out(student, cfg.student, cfg.clip, text, noise, self.exits(draws), grad=grad)
+            exits = self.exits(draws)
+            return roll_out(student, cfg.student, cfg.clip, text, noise, exits, grad=grad)
         num_levels = len(cfg.student.sigmas) - 1
         per_chunk = draws.integers(num_levels, (len(self.bounds),), VIDEO, 0)
         sigma = torch.tensor(cfg.student.sigmas, device=self.device)[hold_per_chunk(per_chunk, self.bounds)]
@@ -341,17 +345,17 @@ class Sitting:
 
     # ---- around it -------------------------------------------------------------------------------------------------
 
-    def read(self) -> Inputs:
-        """The next batch of clips or prompts."""
-        place, self.drawn = self.drawn, self.drawn + self.cfg.batch
+    def read(self, batch: int) -> Inputs:
+        """The next clips or prompts."""
+        place, self.drawn = self.drawn, self.drawn + batch
         if self.pool is not None:
-            clips = self.pool.batch(place, self.cfg.batch, self.cfg.clip[0], self.cfg.seed)
+            clips = self.pool.batch(place, batch, self.cfg.clip[0], self.cfg.seed)
             return Inputs(clips.captions, clips.latents)
         assert self.prompts is not None
         return Inputs([self.prompts(number) for number in range(place, self.drawn)], None)
 
-    def draws(self, turn: int, rows: slice | None = None) -> Draws:
-        return Draws((self.cfg.seed, self.step, turn), self.cfg.batch, rows or slice(0, 0), self.device)
+    def draws(self, turn: int, rows: slice = slice(0, 0), batch: int | None = None) -> Draws:
+        return Draws((self.cfg.seed, self.step, turn), batch or self.cfg.batch, rows, self.device)
 
     def descend(self, name: str, rate: float) -> float:
         """One optimiser step; the gradients' norm."""

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from causvid.cache import KVCache
+from causvid.cache import KVCache, Past
 from causvid.chunks import chunk_bounds
 from causvid.noise import chunk_noise
 from causvid.rollout import RolloutConfig, commit_chunk, denoise_chunk
-from causvid.shapes import Latents, Text
+from causvid.shapes import FrameSigma, Latents, Text
 from causvid.stages.sources import Gallery, Network, Words
 from causvid.training import parallel
 from causvid.training.sheet import draw_sheet
@@ -34,6 +34,11 @@ def roll_out(
 
     `exits[i]` is the step of chunk i whose prediction counts and after which no other is taken; None: the last one.
     With `grad`, gradients flow through that step alone: what came before it, and the past, are constants."""
+    memory = network.remember(text)
+
+    def taken(x: Latents, sigma: FrameSigma, text: Text, *, past: Past) -> Latents:
+        return network(x, sigma, text if torch.is_grad_enabled() else memory, past=past)
+
     num_frames, _, height, width = clip
     cache = KVCache(
         network.model.cache_shape(height, width),
@@ -53,9 +58,9 @@ def roll_out(
 
         # without gradients, leaving at a step is the same as a schedule that goes from its level straight to 0
         schedule, grad_step = (sigmas, last) if grad else ((*sigmas[: last + 1], 0.0), None)
-        x0 = denoise_chunk(network, draw(0), schedule, text, draw, past=past, grad_step=grad_step)
+        x0 = denoise_chunk(taken, draw(0), schedule, text, draw, past=past, grad_step=grad_step)
         if stop < num_frames:
-            commit_chunk(network, x0.detach(), text, past)
+            commit_chunk(taken, x0.detach(), text, past)
         out.append(x0)
     return torch.cat(out, dim=1)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from causvid.checkpoints import load_into, read_state
 from causvid.errors import UserError
 from causvid.media import whole_file
-from causvid.models.dit import VideoDiT, VideoDiTConfig
+from causvid.models.dit import TextMemory, VideoDiT, VideoDiTConfig
 from causvid.noise import seeded
 from causvid.shapes import FrameSigma, Latents, Text, Video
 from causvid.text import TextEncoder
@@ -85,6 +85,16 @@ class Network:
         dtype = getattr(torch, self.dtype)
         with self.acting(), fast_training(x_t.device, dtype):
             return self.model(x_t.to(dtype), sigma, text, **self.sight | sight).float()
+
+    @torch.no_grad()
+    def remember(self, text: Text) -> Text | TextMemory:
+        """The text, projected once for many passes without gradients; as it is where parameters are spread over ranks
+        and can be read inside a pass only."""
+        if parallel.num_ranks() > 1:
+            return text
+        dtype = getattr(torch, self.dtype)
+        with self.acting(), fast_training(text.device, dtype):
+            return self.model.project_text(text.to(dtype))
 
 
 # ---- text ----------------------------------------------------------------------------------------------------------
