@@ -199,6 +199,11 @@ class Session:
         self._source.push(frames)
 
     @property
+    def restyles(self) -> bool:
+        """Whether frames that are pushed are used."""
+        return self._source is not None
+
+    @property
     def can_step(self) -> bool:
         """False while a stream that restyles waits for frames."""
         return self.num_missing_frames == 0

@@ -1,0 +1,420 @@
+"""The engine: one thread that owns the device and answers the passes of every lane, many at a time.
+
+Whoever has used the device least is next, and takes along everybody whose pass fits and who has not used much more.
+Streams are paced to real time and started just in time, so what they leave free is for jobs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from causvid.bundle import Model
+from causvid.errors import UserError
+from causvid.serve.batch import Batching, answer, fits
+from causvid.serve.lanes import Command, Done, Job, Lane, Stream, settle
+from causvid.serve.meters import Meters
+from causvid.session import Session, StreamOptions
+from causvid.take import Take
+
+log = logging.getLogger(__name__)
+
+FAIR = 0.1  # seconds of the device by which a lane may be ahead of the neediest one and still join its batch
+
+
+class Full(UserError):
+    """Nobody's mistake: the device has no room. Told with what would help."""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    max_sessions: int = 64  # open at a time, playing or not
+    max_playing: int | None = None  # None: as many as the device shows in real time, as measured
+    max_batch: int = 8
+    max_jobs: int = 8
+    batching: Batching | None = None  # None: exact on a CPU, where whole products gain little; fast elsewhere
+    threads: int | None = None
+    park_after: float = 120.0  # seconds without playing
+    forget_after: float = 1800.0  # seconds without a viewer
+    max_minutes: float = 30.0  # of one stream
+    moment_bytes: int = 48 << 20  # per stream, for going back quickly
+    warm_up: bool = True
+
+
+class Engine:
+    def __init__(self, model: Model, cfg: EngineConfig | None = None) -> None:
+        self.model, self.cfg = model, cfg or EngineConfig()
+        self.batching: Batching = self.cfg.batching or ("exact" if model.device.type == "cpu" else "fast")
+        self.meters = Meters()
+        self.streams: dict[str, Stream] = {}
+        self.jobs: dict[str, Job] = {}
+        self.ready = threading.Event()
+        self.draining = False
+        self.broken: str | None = None
+        self._mail: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._last_care = 0.0
+
+    # ---- from any thread -------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End now; what is being computed is lost."""
+        if self._thread.is_alive():
+            self._mail.put(None)
+            self._thread.join(timeout=30)
+
+    def drain(self, timeout: float) -> None:
+        """Take nothing new; let chunks and jobs that run come to their end."""
+        self.draining = True
+        end = time.monotonic() + timeout
+        self.call(self._pause_all).result(timeout)
+        while time.monotonic() < end and any(lane.work for lane in self._lanes()):
+            time.sleep(0.02)
+
+    def call(self, function: Callable[[], Any]) -> Future:
+        """Run something in the engine's thread, between passes."""
+        future: Future = Future()
+
+        def run() -> None:
+            try:
+                result = function()
+            except Exception as error:
+                result = error
+            settle(future, result)
+
+        self._mail.put(run)
+        return future
+
+    def open(self, prompt: str, seed: int, options: StreamOptions) -> Future:
+        """A new stream, paused."""
+        return self.call(
+            lambda: self._add(
+                Session(self.model, prompt, seed=seed, options=options, moment_bytes=self.cfg.moment_bytes)
+            )
+        )
+
+    def resume(self, take: Take) -> Future:
+        return self.call(lambda: self._add(Session.resume(take, self.model, moment_bytes=self.cfg.moment_bytes)))
+
+    def fork(self, stream: Stream) -> Future:
+        self._check_room()
+        return self.ask(stream, lambda session: self._add(session.fork()))
+
+    def ask(self, stream: Stream, command: Command) -> Future:
+        """Have a command run with a stream's session, between two of its chunks."""
+        future: Future = Future()
+
+        def enqueue() -> None:
+            if stream.id not in self.streams:
+                settle(future, UserError("this session has ended; open another one"))
+                return
+            stream.touched = time.monotonic()
+            stream.commands.append(Done(future, command))
+
+        self._mail.put(enqueue)
+        return future
+
+    def play(self, stream: Stream) -> Future:
+        return self.call(lambda: self._play(stream))
+
+    def pause(self, stream: Stream) -> Future:
+        def pause() -> None:
+            stream.playing, stream.reel = False, None
+
+        return self.call(pause)
+
+    def replay(self, stream: Stream, start: int = 0) -> Future:
+        """Show what was made from chunk `start` on, again."""
+
+        def begin(session: Session) -> int:
+            self._check_playing(stream)
+            take = session.take()
+            stream.playing, stream.reel = False, take.replay(self.model, start)
+            stream.shown_until = time.monotonic()
+            return len(take.chunks) - start
+
+        return self.ask(stream, begin)
+
+    def close(self, stream: Stream) -> Future:
+        return self.call(lambda: self._remove(stream))
+
+    def submit(self, job: Job) -> Job:
+        if self.draining:
+            raise Full("this server is shutting down and takes no new jobs; try again when it is back")
+        waiting = sum(not other.ended for other in self.jobs.values())
+        if waiting >= self.cfg.max_jobs:
+            raise Full(f"{waiting} jobs are waiting already, which is as many as this server takes; try again later")
+        self.jobs[job.id] = job
+        self._mail.put(lambda: None)
+        return job
+
+    def cancel(self, job: Job) -> Future:
+        def cancel() -> None:
+            if not job.ended:
+                if job.work is not None:
+                    job.work.close()
+                    job.work = job.wanted = None
+                job.end("cancelled", None)
+
+        return self.call(cancel)
+
+    def poke(self) -> None:
+        """Look again whether there is something to do: frames have come."""
+        self._mail.put(lambda: None)
+
+    # ---- room --------------------------------------------------------------------------------------------------------
+
+    def capacity(self) -> int:
+        """How many streams can play in real time together."""
+        if self.cfg.max_playing is not None:
+            return self.cfg.max_playing
+        rollout = self.model.cfg.rollout
+        seconds = self.meters.chunk_seconds(len(rollout.sigmas), self.cfg.max_batch)
+        if not seconds:
+            return 1
+        shown = rollout.chunk * self.model.codec.time_factor / self.model.cfg.fps
+        return max(1, int(shown / seconds))
+
+    def num_playing(self) -> int:
+        return sum(stream.active for stream in list(self.streams.values()))
+
+    def gauges(self) -> dict[str, float]:
+        streams = list(self.streams.values())
+        return {
+            "sessions": len(streams),
+            "sessions_playing": sum(stream.active for stream in streams),
+            "sessions_parked": sum(stream.session.is_parked for stream in streams),
+            "sessions_watched": sum(stream.watched for stream in streams),
+            "capacity": self.capacity(),
+            "jobs_waiting": sum(not job.ended for job in list(self.jobs.values())),
+            "draining": self.draining,
+        }
+
+    def _check_room(self) -> None:
+        if self.draining:
+            raise Full("this server is shutting down and opens no new sessions; try again when it is back")
+        if len(self.streams) >= self.cfg.max_sessions:
+            raise Full(
+                f"this server is full: {len(self.streams)} sessions are open, which is as many as it holds; "
+                "try again in a few minutes"
+            )
+
+    def _check_playing(self, stream: Stream) -> None:
+        if self.draining:
+            raise Full("this server is shutting down; save your take, and play it on when it is back")
+        room, playing = self.capacity(), self.num_playing()
+        if not stream.active and playing >= room:
+            fps = self.model.cfg.fps
+            raise Full(
+                f"this device is full: it shows {room} stream{'s' * (room != 1)} at {fps:g} frames a second, and "
+                f"{playing} {'are' if playing != 1 else 'is'} playing; try again when one has paused"
+            )
+
+    # ---- in the engine's thread ------------------------------------------------------------------------------------
+
+    def _add(self, session: Session) -> Stream:
+        self._check_room()
+        stream = Stream(session=session, fps=self.model.cfg.fps)
+        chunk = self.model.cfg.rollout.chunk * self.model.codec.time_factor
+        stream.max_unsent = 2 * chunk
+        self.streams[stream.id] = stream
+        self.meters.count("sessions_total")
+        return stream
+
+    def _remove(self, stream: Stream) -> None:
+        self.streams.pop(stream.id, None)
+        stream.playing, stream.reel = False, None
+        if stream.work is not None:
+            stream.work.close()
+            stream.work = stream.wanted = None
+        for done in stream.commands:
+            settle(done.future, UserError("this session has ended; open another one"))
+        stream.tell("ended")
+
+    def _play(self, stream: Stream) -> None:
+        if stream.id not in self.streams:
+            raise UserError("this session has ended; open another one")
+        if stream.playing:
+            return
+        self._check_playing(stream)
+        stream.reel = None
+        stream.playing = True
+        stream.touched = stream.asked_to_play = stream.shown_until = time.monotonic()
+
+    def _pause_all(self) -> None:
+        for stream in self.streams.values():
+            stream.playing, stream.reel = False, None
+            stream.tell("draining")
+
+    def _lanes(self) -> list[Lane]:
+        jobs = [job for job in list(self.jobs.values()) if not job.ended]
+        return [*list(self.streams.values()), *jobs]
+
+    def _run(self) -> None:
+        try:
+            if self.cfg.threads:
+                torch.set_num_threads(self.cfg.threads)
+            if self.cfg.warm_up:
+                self._warm_up()
+            self.ready.set()
+            while self._read_mail(self._time_to_wait()):
+                self._turn()
+        except Exception as error:
+            log.exception("the engine has stopped")
+            self.broken = f"{type(error).__name__}: {error}"
+            self.ready.set()
+            for stream in list(self.streams.values()):
+                stream.tell("failed", error)
+
+    def _read_mail(self, timeout: float) -> bool:
+        """Do what other threads have asked for. False once the engine is to stop."""
+        with contextlib.suppress(queue.Empty):
+            letter = self._mail.get(timeout=timeout) if timeout > 0 else self._mail.get_nowait()
+            while True:
+                if letter is None:
+                    return False
+                letter()
+                letter = self._mail.get_nowait()
+        return True
+
+    def _time_to_wait(self) -> float:
+        """Seconds until there is something to do, if nobody writes."""
+        now, wait = time.monotonic(), 0.5
+        for lane in self._lanes():
+            if lane.work is not None or (isinstance(lane, Job) and lane.state == "waiting"):
+                return 0.0
+            at = lane.next_time(now)
+            if at is not None:
+                can_step = not isinstance(lane, Stream) or lane.commands or lane.reel or lane.session.can_step
+                wait = min(wait, max(at - now, 0.0 if can_step or lane.inbox else 0.02))
+        return wait
+
+    def _turn(self) -> None:
+        """One batch, or a look around."""
+        now = time.monotonic()
+        if now - self._last_care > 1.0:
+            self._last_care = now
+            self._take_care(now)
+        lanes = [lane for lane in self._lanes() if self._wants(lane, now)]
+        if not lanes:
+            return
+        lanes.sort(key=lambda lane: lane.used)
+        first = lanes[0]
+        assert first.wanted is not None
+        group = [
+            lane
+            for lane in lanes
+            if lane.used <= first.used + FAIR and lane.wanted is not None and fits(first.wanted, lane.wanted)
+        ][: self.cfg.max_batch]
+        start = time.perf_counter()
+        results = answer(self.model.need_student(), [lane.wanted for lane in group if lane.wanted], self.batching)
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        seconds = time.perf_counter() - start
+        self.meters.saw_pass(len(group), seconds)
+        for lane, v in zip(group, results):
+            lane.used += seconds / len(group) / lane.weight
+            if len(group) > 1 and self.batching == "fast" and isinstance(lane, Stream):
+                lane.session.exact = False
+            self._advance(lane, v)
+
+    def _wants(self, lane: Lane, now: float) -> bool:
+        """Whether a lane waits for a pass; begins its next work if it has none."""
+        if lane.wanted is not None:
+            return True
+        if lane.work is None:
+            try:
+                lane.work = lane.next_work(now)
+            except Exception as error:
+                self._fail(lane, error)
+            if lane.work is None:
+                return False
+            # who was away does not make up for it now
+            others = [other.used for other in self._lanes() if other.work is not None and other is not lane]
+            lane.used = max(lane.used, min(others, default=lane.used))
+        self._advance(lane, None)
+        return lane.wanted is not None
+
+    @torch.no_grad()
+    def _advance(self, lane: Lane, v: Any) -> None:
+        """Send a lane the result it waits for, up to its next pass."""
+        assert lane.work is not None
+        start = time.perf_counter()
+        try:
+            lane.wanted = lane.work.send(v)
+        except StopIteration as end:
+            lane.work = lane.wanted = None
+            if isinstance(lane, Stream) and lane._command is None:
+                self.meters.chunk_overhead.add(time.perf_counter() - start)
+            lane.finish(end.value)
+        except Exception as error:
+            lane.work = lane.wanted = None
+            self._fail(lane, error)
+        lane.used += (time.perf_counter() - start) / lane.weight
+
+    def _fail(self, lane: Lane, error: Exception) -> None:
+        if not isinstance(error, UserError):
+            log.error("a lane failed", exc_info=error)
+            self.meters.count("failures_total")
+        lane.fail(error)
+
+    def _take_care(self, now: float) -> None:
+        """Park what idles, end what nobody wants, stop what has become too long."""
+        for stream in list(self.streams.values()):
+            idle = now - stream.touched
+            if stream.playing and not stream.watched:
+                stream.playing, stream.reel = False, None
+            if stream.playing and stream.session.num_chunks * self._chunk_minutes() >= self.cfg.max_minutes:
+                stream.playing = False
+                stream.tell(
+                    "limit", f"a stream lasts at most {self.cfg.max_minutes:g} minutes here; save it, or rewind"
+                )
+            if (
+                not stream.active
+                and stream.work is None
+                and not stream.session.is_parked
+                and idle > self.cfg.park_after
+            ):
+                stream.session.park()
+                self.meters.count("parked_total")
+                stream.tell("parked")
+            if not stream.watched and idle > self.cfg.forget_after:
+                self._remove(stream)
+        for job in list(self.jobs.values()):
+            if job.ended and now - job.born > self.cfg.forget_after:
+                del self.jobs[job.id]
+                if isinstance(job.result, Path):
+                    job.result.unlink(missing_ok=True)
+
+    def _chunk_minutes(self) -> float:
+        return self.model.cfg.rollout.chunk * self.model.codec.time_factor / self.model.cfg.fps / 60
+
+    def _warm_up(self) -> None:
+        """Everything once, before anybody waits for it: kernels, caches, and how long a pass takes alone and shared."""
+        prompt = self.model.cfg.no_prompt or "a"
+        sessions = [Session(self.model, prompt, seed=seed, options=StreamOptions()) for seed in range(4)]
+        start = time.perf_counter()
+        for _ in range(2):
+            sessions[0].next_chunk()
+        if time.perf_counter() - start > 2.0:  # a large model warms up on its first stream
+            return
+        lanes = [Job(make=lambda _, session=session: session.chunk_passes()) for session in sessions]
+        self.jobs |= {lane.id: lane for lane in lanes}
+        while any(not lane.ended for lane in lanes):
+            self._turn()
+        for lane in lanes:
+            del self.jobs[lane.id]
+        self.meters.counts.clear()

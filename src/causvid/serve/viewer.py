@@ -1,0 +1,446 @@
+"""One socket: what a page asks of its stream, and the frames that go to it, the newest first served.
+
+docs/how-to/serve.md describes the messages. A reader that is slow misses frames and never lags behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import logging
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from causvid import media
+from causvid.errors import UserError
+from causvid.serve import frames
+from causvid.serve.engine import Engine, Full
+from causvid.serve.lanes import Stream
+from causvid.session import Chunk, Session, StreamOptions
+
+log = logging.getLogger(__name__)
+
+MESSAGES = ("open", "play", "pause", "prompt", "set", "source", "rewind", "fork", "replay", "state", "close", "ping")
+
+
+TOLD = {
+    "failed": "the stream failed inside the server; rewind it, or open another one",
+    "replaced": "this session is shown in another window now",
+    "draining": "the server is shutting down; save your take to go on with it later",
+    "ended": "this session has ended; open another one",
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may send."""
+
+    prompt_characters: int = 500
+    text_bytes: int = 16_384
+    picture_bytes: int = 8 << 20
+    video_bytes: int = 64 << 20
+    video_seconds: float = 30.0
+    take_bytes: int = 256 << 20
+    messages_per_second: float = 60.0  # pictures of a camera included
+    burst: int = 240
+    mistakes: int = 50  # wrong messages after which a socket is closed
+    jpeg_quality: int = 88
+    source_chunks: int = 3  # of frames that may wait to be restyled
+
+
+class Socket(Protocol):
+    async def receive(self) -> dict[str, Any]: ...
+    async def send_text(self, data: str) -> None: ...
+    async def send_bytes(self, data: bytes) -> None: ...
+    async def close(self, code: int = 1000, reason: str | None = None) -> None: ...
+
+
+class Bucket:
+    """Lets through so many messages a second, and a burst of them."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self.rate, self.burst = rate, burst
+        self._left, self._last = float(burst), time.monotonic()
+
+    def take(self) -> bool:
+        now = time.monotonic()
+        self._left = min(self.burst, self._left + (now - self._last) * self.rate)
+        self._last = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class Viewer:
+    """The page's end of a stream. Lives in the event loop; news from the engine's thread is handed over."""
+
+    def __init__(self, engine: Engine, socket: Socket, limits: Limits, hello: dict[str, Any]) -> None:
+        self.engine, self.socket, self.limits, self.hello = engine, socket, limits, hello
+        self.stream: Stream | None = None
+        self._loop = asyncio.get_running_loop()
+        self._news: deque[str] = deque()
+        self._frames: deque[bytes] = deque(maxlen=3 * self._chunk_frames())
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Future] = set()
+        self._in_order = asyncio.Lock()
+        self._bucket = Bucket(limits.messages_per_second, limits.burst)
+        self._mistakes = 0
+        self._closed = False
+
+    def _chunk_frames(self) -> int:
+        return self.engine.model.cfg.rollout.chunk * self.engine.model.codec.time_factor
+
+    # ---- the socket ------------------------------------------------------------------------------------------------
+
+    async def run(self, session: str | None) -> None:
+        """Until the page goes away."""
+        sender = asyncio.create_task(self._send())
+        try:
+            self._tell(self.hello)
+            if session is not None:
+                await self._answer(lambda: self._attach_by_id(session))
+            while not self._closed:
+                message = await self.socket.receive()
+                if message["type"] == "websocket.disconnect":
+                    return
+                await self._receive(message)
+        finally:
+            self._closed = True
+            self._detach()
+            self._wake.set()
+            sender.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await sender
+
+    async def _receive(self, message: dict[str, Any]) -> None:
+        if not self._bucket.take():
+            # a flood: what is over the rate is dropped, and answered seldom
+            self.engine.meters.count("messages_dropped_total")
+            await self._mistake("too many messages; send fewer", told=self._bucket._left <= 0)
+            return
+        text, data = message.get("text"), message.get("bytes")
+        if text is not None:
+            await self._answer(lambda: self._handle_text(text))
+        elif data is not None:
+            await self._answer(lambda: self._handle_bytes(data))
+
+    async def _answer(self, handle: Any) -> None:
+        """Do what a message asks; a mistake in it is told, and is nobody else's."""
+        try:
+            await handle()
+        except Full as error:
+            self._tell({"type": "full", "message": str(error)})
+        except UserError as error:
+            await self._mistake(str(error))
+        except Exception:
+            log.exception("a message failed")
+            self.engine.meters.count("failures_total")
+            self._tell({"type": "error", "message": "this failed inside the server; its log says where"})
+
+    async def _mistake(self, message: str, told: bool = True) -> None:
+        self._mistakes += 1
+        if told:
+            self._tell({"type": "error", "message": message})
+        if self._mistakes > self.limits.mistakes and not self._closed:
+            self._closed = True
+            with contextlib.suppress(Exception):
+                await self.socket.close(1008, "too many mistakes")
+
+    async def _send(self) -> None:
+        try:
+            while not self._closed:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._news or self._frames:
+                    if self._news:
+                        await self.socket.send_text(self._news.popleft())
+                    else:
+                        await self.socket.send_bytes(self._frames.popleft())
+        except Exception:  # the page has gone in the middle of a frame
+            self._closed = True
+
+    def _tell(self, news: dict[str, Any]) -> None:
+        if len(self._news) < 1000:  # a reader that takes nothing is owed nothing
+            self._news.append(json.dumps(news))
+        self._wake.set()
+
+    # ---- from the engine ---------------------------------------------------------------------------------------------
+
+    def _listen(self, stream: Stream, kind: str, what: Any) -> None:
+        """In the engine's thread."""
+        if kind == "chunk":
+            what = (what[0], what[1], stream.session.now.prompt, stream.session.num_chunks)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._hear, stream, kind, what)
+
+    def _hear(self, stream: Stream, kind: str, what: Any) -> None:
+        task = asyncio.ensure_future(self._pass_on(stream, kind, what))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _pass_on(self, stream: Stream, kind: str, what: Any) -> None:
+        async with self._in_order:  # news must not overtake pictures that are being compressed
+            if stream is not self.stream or self._closed:
+                return
+            if kind == "chunk":
+                await self._show(stream, *what)
+                return
+            if kind == "replaced":
+                self.stream = None
+            message = TOLD.get(kind, what if isinstance(what, str) else None)
+            if kind == "failed":
+                message = str(what) if isinstance(what, UserError) else TOLD["failed"]
+            self._tell({"type": "error" if kind == "failed" else kind, "message": message})
+            self._tell_state()
+
+    async def _show(self, stream: Stream, chunk: Any, timing: dict[str, Any], prompt: str, num_chunks: int) -> None:
+        made = isinstance(chunk, Chunk)
+        about: dict[str, Any] = {
+            "type": "chunk",
+            "chunk": chunk.index,
+            "chunks": num_chunks,
+            "prompt": chunk.prompt,
+            "frames": len(chunk.frames),
+            "digest": frames.digest(chunk.frames),
+            "kind": chunk.kind if made else "replay",
+            "late": round(timing["late"], 4),
+            "waited": None if timing["waited"] is None else round(timing["waited"], 4),
+        }
+        if made:
+            about |= {
+                "drift": round(chunk.drift, 4),
+                "strength": chunk.strength,
+                "timings": {name: round(seconds, 4) for name, seconds in chunk.timings.items()},
+            }
+        pictures = await self._loop.run_in_executor(None, self._encode, chunk)
+        if stream is not self.stream or self._closed:
+            return
+        self._tell(about)
+        dropped = max(0, len(self._frames) + len(pictures) - (self._frames.maxlen or 0))
+        if dropped:
+            self.engine.meters.count("frames_dropped_total", dropped)
+        self._frames.extend(pictures)  # the oldest make room
+        self.engine.meters.count("frames_total", len(pictures))
+        self.engine.meters.count("chunks_total")
+        self.engine.meters.lateness.append(timing["late"])
+        if timing["waited"] is not None:
+            self.engine.meters.first_frame.append(timing["waited"])
+        self._wake.set()
+
+    def _encode(self, chunk: Any) -> list[bytes]:
+        count = len(chunk.frames)
+        return [
+            frames.pack({"chunk": chunk.index, "frame": i, "of": count}, frames.jpeg(frame, self.limits.jpeg_quality))
+            for i, frame in enumerate(chunk.frames)
+        ]
+
+    # ---- from the page ---------------------------------------------------------------------------------------------
+
+    async def _handle_text(self, text: str) -> None:
+        if len(text) > self.limits.text_bytes:
+            raise UserError(f"a message has at most {self.limits.text_bytes:,} characters")
+        try:
+            message = json.loads(text)
+        except (ValueError, RecursionError):
+            raise UserError("a message is JSON") from None
+        if not isinstance(message, dict) or message.get("type") not in MESSAGES:
+            raise UserError(f"a message is an object whose type is one of {', '.join(MESSAGES)}")
+        kind = message.pop("type")
+        await getattr(self, f"_do_{kind}")(message)
+
+    async def _handle_bytes(self, data: bytes) -> None:
+        if len(data) > self.limits.picture_bytes:
+            raise UserError(f"a picture has at most {self.limits.picture_bytes >> 20} MB; send a smaller one")
+        header, body = frames.unpack(data)
+        stream = self._need_stream()
+        if header.get("type") not in ("frame", "image"):
+            raise UserError("a binary message is a 'frame' to restyle or an 'image' to begin with")
+        picture = await self._loop.run_in_executor(None, self._read_picture, body)
+        if header["type"] == "frame":
+            limit = self.limits.source_chunks * self._chunk_frames()
+            while len(stream.inbox) >= limit:  # a camera must not lag: the newest frames count
+                stream.inbox.popleft()
+            stream.inbox.append(picture)
+            self.engine.poke()
+            return
+        how = header.get("how", "first")
+        await self._ask(lambda session: session.begin_with_image(picture, how))
+        self._tell_state()
+
+    def _read_picture(self, body: bytes) -> Any:
+        cfg = self.engine.model.cfg
+        return media.fit(media.read_image(io.BytesIO(body)), cfg.height, cfg.width)
+
+    def check_prompt(self, text: Any) -> str:
+        if not isinstance(text, str):
+            raise UserError("a prompt is text")
+        if len(text) > self.limits.prompt_characters:
+            raise UserError(f"a prompt has at most {self.limits.prompt_characters} characters here; shorten it")
+        return text
+
+    async def _do_open(self, message: dict[str, Any]) -> None:
+        """Begin a session. One that this socket showed before stays open until it is forgotten."""
+        prompt, seed = self.check_prompt(message.pop("prompt", None)), message.pop("seed", 0)
+        play, pace = message.pop("play", True), _read_pace(message.pop("pace", 1.0))
+        options = await self.engine_call(self.engine.call(lambda: _read_options(message)))
+        stream = await self.engine_call(self.engine.open(prompt, seed, options))
+        stream.pace = pace
+        self._attach(stream)
+        if play:
+            await self._do_play({})
+
+    async def _do_play(self, message: dict[str, Any]) -> None:
+        stream = self._need_stream()
+        if "pace" in message:
+            stream.pace = _read_pace(message["pace"])
+        try:
+            await self.engine_call(self.engine.play(stream))
+        finally:
+            self._tell_state()
+
+    async def _do_pause(self, message: dict[str, Any]) -> None:
+        await self.engine_call(self.engine.pause(self._need_stream()))
+        self._tell_state()
+
+    async def _do_prompt(self, message: dict[str, Any]) -> None:
+        text, mode, blend = self.check_prompt(message.get("text")), message.get("mode", "keep"), message.get("blend", 0)
+        await self._ask(lambda session: session.set_prompt(text, mode, blend))
+        self._tell_state()
+
+    async def _do_set(self, message: dict[str, Any]) -> None:
+        stream = self._need_stream()
+        if "pace" in message:
+            stream.pace = _read_pace(message.pop("pace"))
+        if message:
+            await self._ask(lambda session: session.change(**message))
+        self._tell_state()
+
+    async def _do_source(self, message: dict[str, Any]) -> None:
+        strength = message.get("strength")
+        limit = self.limits.source_chunks * self._chunk_frames()
+        self._need_stream().inbox.clear()
+        await self._ask(lambda session: session.restyle(strength, limit=limit))
+        self._tell_state()
+
+    async def _do_rewind(self, message: dict[str, Any]) -> None:
+        """Back to the first `to` chunks: those that the page has shown, not those that lie ahead of it."""
+        keep = message.get("to")
+        if not isinstance(keep, int) or isinstance(keep, bool) or keep < 0:
+            raise UserError("a rewind says how many chunks to keep, as 'to'")
+        stream = self._need_stream()
+
+        def rewind(session: Session) -> Any:
+            return session.rewind_passes(max(0, session.num_chunks - keep))
+
+        await self._ask(rewind)
+        self._frames.clear()
+        stream.shown_until = time.monotonic()
+        self._tell({"type": "rewound", "chunks": stream.session.num_chunks})
+        self._tell_state()
+
+    async def _do_fork(self, message: dict[str, Any]) -> None:
+        fork = await self.engine_call(self.engine.fork(self._need_stream()))
+        self._tell({"type": "forked", "session": fork.id})
+
+    async def _do_replay(self, message: dict[str, Any]) -> None:
+        start = message.get("start", 0)
+        stream = self._need_stream()
+        if not isinstance(start, int) or not 0 <= start < max(1, stream.session.num_chunks):
+            raise UserError(f"a replay starts at one of the {stream.session.num_chunks} chunks")
+        count = await self.engine_call(self.engine.replay(stream, start))
+        self._tell({"type": "replaying", "start": start, "chunks": count})
+
+    async def _do_state(self, message: dict[str, Any]) -> None:
+        self._need_stream()
+        self._tell_state()
+
+    async def _do_close(self, message: dict[str, Any]) -> None:
+        await self.engine_call(self.engine.close(self._need_stream()))
+        self.stream = None
+
+    async def _do_ping(self, message: dict[str, Any]) -> None:
+        self._tell({"type": "pong", "echo": str(message.get("echo", ""))[:100]})
+
+    # ---- the stream --------------------------------------------------------------------------------------------------
+
+    async def engine_call(self, future: Future) -> Any:
+        return await asyncio.wait_for(asyncio.wrap_future(future), timeout=120)
+
+    async def _ask(self, command: Any) -> Any:
+        return await self.engine_call(self.engine.ask(self._need_stream(), command))
+
+    def _need_stream(self) -> Stream:
+        if self.stream is None:
+            raise UserError("there is no session on this socket yet; send 'open' first")
+        return self.stream
+
+    async def _attach_by_id(self, session: str) -> None:
+        stream = self.engine.streams.get(session)
+        if stream is None:
+            self._tell({"type": "ended", "message": "this session has ended; open another one"})
+            return
+        self._attach(stream)
+
+    def _attach(self, stream: Stream) -> None:
+        self._detach()
+        stream.tell("replaced")
+        self.stream = stream
+        stream.num_unsent = lambda: len(self._frames)
+        stream.listener = self._listen
+        stream.touched = time.monotonic()
+        self._frames.clear()
+        self._tell_state()
+
+    def _detach(self) -> None:
+        """Nobody watches: the stream pauses, and is parked in a while."""
+        stream, self.stream = self.stream, None
+        if stream is not None and stream.listener == self._listen:
+            stream.listener = None
+            stream.touched = time.monotonic()
+            self.engine.pause(stream)
+
+    def _tell_state(self) -> None:
+        stream = self.stream
+        if stream is not None:
+            self._tell(describe(stream))
+
+
+def describe(stream: Stream) -> dict[str, Any]:
+    """What a page shows of a session."""
+    session, now = stream.session, stream.session.now
+    cfg = now.options.apply(session.model.cfg.rollout)
+    events = [event for event in list(session.history.events) if event.kind != "start"]
+    return {
+        "type": "state",
+        "session": stream.id,
+        "playing": stream.playing,
+        "prompt": session.prompt,
+        "first_prompt": session.history.events[0].value["text"],
+        "seed": now.seed,
+        "steps": len(cfg.sigmas) - 1,
+        "window": cfg.policy.window,
+        "sink": cfg.policy.sink,
+        "pace": stream.pace,
+        "restyles": session.restyles,
+        "chunks": session.num_chunks,
+        "parked": session.is_parked,
+        "events": [{"chunk": event.chunk, "kind": event.kind, **event.value} for event in events[-200:]],
+    }
+
+
+def _read_options(message: dict[str, Any]) -> StreamOptions:
+    from causvid.situation import read_options
+
+    return read_options(message)
+
+
+def _read_pace(pace: Any) -> float | None:
+    if pace is None or (isinstance(pace, int | float) and not isinstance(pace, bool) and 0.1 <= pace <= 8):
+        return pace
+    raise UserError("a pace is a number from 0.1 to 8 times real time, or null for as fast as it goes")
