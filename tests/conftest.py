@@ -27,12 +27,15 @@ TINY = VideoDiTConfig(
 
 
 def random_dit(cfg: VideoDiTConfig = TINY, seed: int = 0) -> VideoDiT:
-    """A network whose every parameter matters: the real initialisation ends in a head of zeros."""
+    """A network whose every parameter matters (the real initialisation ends in a head of zeros), with outputs up to
+    about 2 at most, as latents have."""
     rng = torch.Generator().manual_seed(seed)
     model = VideoDiT(cfg)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.normal_(std=0.2, generator=rng)
+            is_matrix = parameter.ndim in (2, 5)
+            parameter.normal_(std=parameter[0].numel() ** -0.5 if is_matrix else 0.3, generator=rng)
+        model.head.head.weight.mul_(0.5)
     return model.eval().requires_grad_(False)
 
 

@@ -13,7 +13,12 @@ from causvid.rope import grid_rotation, rotate, shift_in_time
 from conftest import TINY, random_dit
 
 NUM_FRAMES, HEIGHT, WIDTH = 13, 6, 10
-TOLERANCE = 1e-5  # at an output scale of about 2, over three layers
+TOLERANCE = 1e-6  # float32; what is left is how matrix products of other heights round
+
+
+def apart(a, b):
+    """The largest difference, of outputs scaled to reach 1."""
+    return (a - b).abs().max() / b.abs().max()
 
 
 def clip(batch: int = 2, num_frames: int = NUM_FRAMES):
@@ -46,7 +51,7 @@ def test_cached_equals_block_causal_whole_clip(dit, chunk, first):
     bounds = chunk_bounds(NUM_FRAMES, chunk, first)
     sigma = random_levels(bounds)
     whole = dit(x, sigma, text, bounds=bounds)
-    assert (stream(dit, x, sigma, text, bounds) - whole).abs().max() <= TOLERANCE
+    assert apart(stream(dit, x, sigma, text, bounds), whole) <= TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -66,7 +71,7 @@ def test_window_and_sink_equal_the_mask(dit, chunk, first, policy):
     bounds = chunk_bounds(NUM_FRAMES, chunk, first)
     sigma = random_levels(bounds)
     whole = dit(x, sigma, text, bounds=bounds, window=policy.window, sink=policy.sink)
-    assert (stream(dit, x, sigma, text, bounds, policy) - whole).abs().max() <= TOLERANCE
+    assert apart(stream(dit, x, sigma, text, bounds, policy), whole) <= TOLERANCE
     everything = dit(x, sigma, text, bounds=bounds)
     assert (everything - whole).abs().max() > 1e-2  # the window does forget
 
@@ -91,7 +96,7 @@ def test_the_loop_over_chunks_equals_a_dense_mask(dit, monkeypatch, chunk, first
     tokens = (HEIGHT // 2) * (WIDTH // 2)
     mask = token_mask(bounds, tokens, window, sink)
     monkeypatch.setattr(dit_module, "SeeEarlierChunks", lambda *_: DenseMask(mask))
-    assert (dit(x, sigma, text, bounds=bounds) - looped).abs().max() <= TOLERANCE
+    assert apart(dit(x, sigma, text, bounds=bounds), looped) <= TOLERANCE
 
 
 def test_the_future_does_not_leak(dit):
@@ -117,7 +122,7 @@ def test_relative_sink_stands_right_before_the_window(dit):
         kept = torch.cat([x[:, :2], x[:, last - 3 : last + 1]], 1)  # sink and window, back to back from frame 0
         bounds = [(i, i + 1) for i in range(6)]
         alone = model(kept, torch.zeros(1, 6), text, bounds=bounds)
-        assert (streamed[:, last] - alone[:, -1]).abs().max() <= TOLERANCE
+        assert apart(streamed[:, last], alone[:, -1]) <= TOLERANCE
     absolute = stream(model, x, sigma, text, chunk_bounds(NUM_FRAMES, 1), CachePolicy(window=6, sink=2))
     assert torch.equal(absolute[:, :6], streamed[:, :6])
     assert (absolute[:, 7:] - streamed[:, 7:]).abs().max() > 1e-3
@@ -160,7 +165,7 @@ def test_streams_at_different_places_step_as_one_batch(dit):
     caches = [prepared(r) for r in range(3)]
     many = PastOfMany(cache.at_hand(3) for cache in caches)
     together = dit(x[:, 7:10], sigma[:, :3], memory, past=many)
-    assert (together - torch.cat(alone)).abs().max() <= TOLERANCE
+    assert apart(together, torch.cat(alone)) <= TOLERANCE
     many.commit()
     assert [cache.num_frames for cache in caches] == [3, 6, 10]
 
@@ -201,7 +206,7 @@ def test_gradients_reach_the_chunk_at_hand_and_not_the_past(dit):
     with_grad.sum().backward()
     assert now.grad.abs().sum() > 0
     without = dit(x[:, 8:11], torch.full((1, 3), 0.5), text, past=cache.at_hand(3))
-    assert (with_grad - without).abs().max() <= TOLERANCE
+    assert apart(with_grad, without) <= TOLERANCE
 
 
 def test_recomputation_sees_the_past_as_it_was(dit):
