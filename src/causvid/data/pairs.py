@@ -121,7 +121,7 @@ class Pairs:
         index = read_index(folder)
         self.sigmas = tuple(index["spec"]["sigmas"])
         self.folder = folder
-        self._files = []
+        self._files: list[Any] = []  # open safetensors files
         self._rows: list[tuple[int, int]] = []
         self._prompts: list[str] = []
         digest = hashlib.sha256(json.dumps(index["made_from"], sort_keys=True).encode())

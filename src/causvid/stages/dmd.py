@@ -293,15 +293,19 @@ class Sitting:
     def update_critic(self, progress: float, turn: int, *, fresh: bool = False) -> None:
         cfg, critic = self.cfg, self.actors.critic
         batch = cfg.critic_batch or cfg.batch
-        inputs = self.read(batch) if fresh or self.replay is None else None
-        known = self.replay.draw(batch, self.draws(turn).rng(REPLAY)) if inputs is None else None
+        inputs = known = None
+        if fresh or self.replay is None:
+            inputs = self.read(batch)
+        else:
+            known = self.replay.draw(batch, self.draws(turn).rng(REPLAY))
         total = torch.zeros((), device=self.device)
         for rows in parts_of(batch, cfg.accumulate):
             draws = self.draws(turn, rows, batch)
-            if inputs is not None:
-                x0, text = self.make_video(inputs, draws, grad=False), self.words(inputs.prompts[rows])
-            else:
+            if known is not None:
                 x0, text = draws.cut(known[0]), draws.cut(known[1])
+            else:
+                assert inputs is not None
+                x0, text = self.make_video(inputs, draws, grad=False), self.words(inputs.prompts[rows])
             with critic.acting():
                 errors = critic_loss(critic, x0, text, self.score_level(draws), draws.normal(cfg.clip, NOISE))
                 loss = errors.mean() / cfg.accumulate

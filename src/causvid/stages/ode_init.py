@@ -7,8 +7,10 @@ Writes: a run folder; weights/student.safetensors, beside the text encoder that 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +24,7 @@ from causvid.chunks import Span, chunk_bounds, hold_per_chunk
 from causvid.data.clips import Batch, Pool
 from causvid.data.pairs import PairBatch, Pairs
 from causvid.errors import UserError
-from causvid.models.dit import VideoDiTConfig
+from causvid.models.dit import VideoDiT, VideoDiTConfig
 from causvid.presets import PAPER_STUDENT, VISTA_DIT, VISTA_STUDENT, WAN_DIT, WAN_STUDENT
 from causvid.rollout import RolloutConfig, commit_chunk
 from causvid.shapes import FrameSigma, Latents, Scalar, Text, Velocity
@@ -207,7 +209,7 @@ def train(
     sitting.save()
     sitting.write_sheet()
     weights = run_dir / "weights"
-    write_weights(weights / "student.safetensors", sitting.ema.averages, config_metadata(cfg.model))
+    write_weights(weights / "student.safetensors", sitting.average, config_metadata(cfg.model))
     hand_on_words(cfg.teacher, weights)
     return weights
 
@@ -219,9 +221,12 @@ class Sitting:
         self.cfg, self.device, self.gallery = cfg, device, gallery
         self.pairs = Pairs(Path(cfg.pairs)) if cfg.method == "regression" and cfg.pairs else None
         self.pool = Pool(Path(cfg.data), cfg.pool) if cfg.method == "consistency" and cfg.data else None
-        source = self.pairs or self.pool
-        assert source is not None
-        self.run = Run(run_dir, cfg, data=source.identity)
+        if self.pairs is not None:
+            identity, self.clip = self.pairs.identity, self.pairs.clip_shape
+        else:
+            assert self.pool is not None
+            identity, self.clip = self.pool.identity, (cfg.num_frames, *self.pool.latents.shape[2:])
+        self.run = Run(run_dir, cfg, data=identity)
         if self.pairs is not None and self.pairs.sigmas != cfg.student.sigmas:
             raise UserError(
                 f"the pairs in {cfg.pairs} have the levels {self.pairs.sigmas}, the student has {cfg.student.sigmas}; "
@@ -229,15 +234,15 @@ class Sitting:
             )
         torch.manual_seed(cfg.seed)
         self.student = read_network(cfg.model, cfg.start or cfg.teacher, "student" if cfg.start else "teacher", device)
-        self.ema = EMA(shard(deepcopy(self.student)), cfg.ema_decay)
+        self.average = shard(deepcopy(self.student))
+        self.ema = EMA(self.average, cfg.ema_decay)
         shard(self.student, cfg.recompute)
         self.teacher = None
         if cfg.method == "consistency":
             self.teacher = shard(frozen(read_network(cfg.model, cfg.teacher, "teacher", device), cfg.dtype))
         self.words = read_words(cfg.teacher, device)
-        num_frames = self.pairs.clip_shape[0] if self.pairs is not None else cfg.num_frames
-        self.bounds = chunk_bounds(num_frames, cfg.student.chunk, cfg.student.first_chunk)
-        self.modules = {"student": self.student, "ema": self.ema.averages}
+        self.bounds = chunk_bounds(self.clip[0], cfg.student.chunk, cfg.student.first_chunk)
+        self.modules = {"student": self.student, "ema": self.average}
         self.optimizers = build_optimizers(cfg.optim, [self.student])
         self.by_sigma = LossBySigma()
         self.step, self.seconds, self.drawn = 0, 0.0, 0
@@ -245,15 +250,11 @@ class Sitting:
             self.resume(self.run.checkpoint)
 
     def take_step(self, progress: float) -> None:
-        cfg, loss = self.cfg, torch.zeros((), device=self.device)
-        if self.pairs is not None:
-            batch, loss_of = self.pairs.batch(self.drawn, cfg.batch, cfg.seed), self.regression
-        else:
-            batch, loss_of = self.pool.batch(self.drawn, cfg.batch, cfg.num_frames, cfg.seed), self.consistency
+        cfg, loss, loss_of = self.cfg, torch.zeros((), device=self.device), self.next_loss()
         self.drawn += cfg.batch
         for rows in parts_of(cfg.batch, cfg.accumulate):
             draws = Draws((cfg.seed, self.step), cfg.batch, rows, self.device)
-            part, errors, sigma = loss_of(batch, draws)
+            part, errors, sigma = loss_of(draws)
             (part * parallel.num_ranks()).backward()  # gradients are averaged over ranks
             loss += part.detach()
             noisy = sigma > 0
@@ -267,6 +268,25 @@ class Sitting:
         self.step += 1
         if self.step % LOG_EVERY == 0:
             self.report(progress, rate, norm, loss)
+
+    def next_loss(self) -> Callable[[Draws], tuple[Scalar, FrameSigma, FrameSigma]]:
+        """What the next batch says of any of its parts."""
+        cfg = self.cfg
+        if self.pairs is not None:
+            return partial(self.regression, self.pairs.batch(self.drawn, cfg.batch, cfg.seed))
+        assert self.pool is not None
+        return partial(self.consistency, self.pool.batch(self.drawn, cfg.batch, cfg.num_frames, cfg.seed))
+
+    def read(self) -> Callable[[Draws], tuple[Scalar, FrameSigma, FrameSigma]]:
+        """The loss of any part of the next batch."""
+        cfg, place = self.cfg, self.drawn
+        self.drawn += cfg.batch
+        if self.pairs is not None:
+            pairs = self.pairs.batch(place, cfg.batch, cfg.seed)
+            return lambda draws: self.regression(pairs, draws)
+        assert self.pool is not None
+        clips = self.pool.batch(place, cfg.batch, cfg.num_frames, cfg.seed)
+        return lambda draws: self.consistency(clips, draws)
 
     def regression(self, batch: PairBatch, draws: Draws) -> tuple[Scalar, FrameSigma, FrameSigma]:
         """This part's share of the mean over all noisy frames of the batch; errors and levels per frame."""
@@ -297,11 +317,11 @@ class Sitting:
         def teacher(x_t: Latents, sigma: FrameSigma, text: Text) -> Latents:
             return flow.guide(seen(x_t, sigma, text), seen(x_t, sigma, no_text), cfg.guidance)
 
-        student, target = self.seen(self.student, x0), self.seen(self.ema.averages, x0)
+        student, target = self.seen(self.student, x0), self.seen(self.average, x0)
         errors = consistency_error(student, target, teacher, x0, eps, sigma, sigma_next, text)
         return errors.mean() * len(x0) / draws.batch, errors, sigma
 
-    def seen(self, model: Any, history: Latents) -> Velocity:
+    def seen(self, model: VideoDiT, history: Latents) -> Velocity:
         """A network whose chunks see their past as this run wants it."""
         cfg = self.cfg
         if cfg.past == "clean":
@@ -312,8 +332,7 @@ class Sitting:
     def write_sheet(self) -> None:
         file = self.run.folder / "samples" / f"step-{self.step:08d}.png"
         student = Network(self.ema.averages, self.cfg.dtype)
-        shape = self.pairs.clip_shape if self.pairs is not None else (self.cfg.num_frames, *self.pool.latents.shape[2:])
-        write_student_sheet(file, student, self.cfg.student, shape, self.words, self.gallery)
+        write_student_sheet(file, student, self.cfg.student, self.clip_shape, self.words, self.gallery)
 
     def report(self, progress: float, rate: float, norm: float, loss: Scalar) -> None:
         value = float(parallel.mean_over_ranks(loss)) * parallel.num_ranks()

@@ -9,12 +9,16 @@ from causvid.shapes import Latents, Text
 class Replay(nn.Module):
     """The last `capacity` videos with their text, the same on every rank. A module, so that checkpoints hold it."""
 
+    videos: Tensor
+    texts: Tensor
+    count: Tensor  # of all that were ever put in
+
     def __init__(self, capacity: int, clip: tuple[int, ...], text: tuple[int, int], device: torch.device) -> None:
         super().__init__()
         self.capacity = capacity
         self.register_buffer("videos", torch.zeros(capacity, *clip, device=device))
         self.register_buffer("texts", torch.zeros(capacity, *text, device=device))
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))  # of all that were ever put in
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     @property
     def size(self) -> int:
