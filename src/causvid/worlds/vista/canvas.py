@@ -4,9 +4,12 @@ Lengths are in units: a picture is 64 units high at every size, so a scene looks
 Colours are premultiplied by coverage everywhere; arrays are channel first (channel last was four times slower).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 F32 = np.float32
+Colour = np.ndarray | Sequence[np.ndarray]  # red, green, blue: numbers or [h, w] each
 HEIGHT = 64.0
 HORIZON = 38.4
 GROUND = 47.4  # where the near ground begins
@@ -55,7 +58,10 @@ class Strip:
         """A rectangle around world point (x, y), or None if it lies outside the strip."""
         s = self.view.scale
         px, py = x * s - self.first, y * s
-        x0, x1 = int(max(0, np.floor(px - left * s - 1))), int(min(self.alpha.shape[1] // 2, np.ceil(px + right * s + 1)))
+        x0, x1 = (
+            int(max(0, np.floor(px - left * s - 1))),
+            int(min(self.alpha.shape[1] // 2, np.ceil(px + right * s + 1))),
+        )
         y0, y1 = int(max(0, np.floor(py - up * s - 1))), int(min(self.view.height, np.ceil(py + down * s + 1)))
         if x1 <= x0 or y1 <= y0:
             return None
@@ -72,11 +78,11 @@ class Patch:
         self.strip, self.rows, self.cols = strip, rows, cols
         self.u, self.v = strip.x[:, cols] - x, strip.y[rows] - y
 
-    def fill(self, distance: np.ndarray, colour: np.ndarray, kind: int | None = None, alpha: float = 1.0) -> None:
+    def fill(self, distance: np.ndarray, colour: Colour, kind: int | None = None, alpha: float = 1.0) -> None:
         """Lay `colour` ([3] or [3, h, w]) over everything within `distance` < 0."""
         self.lay(cover(distance * F32(self.strip.view.scale)) * F32(alpha), colour, kind)
 
-    def lay(self, amount: np.ndarray, colour: np.ndarray, kind: int | None = None) -> None:
+    def lay(self, amount: np.ndarray, colour: Colour, kind: int | None = None) -> None:
         strip, at = self.strip, (self.rows, self.cols)
         keep = 1 - amount
         for channel in range(3):
@@ -98,7 +104,9 @@ class Patch:
         strip.glow[:, self.rows, self.cols] += cover(distance * F32(strip.view.scale)) * colour[:, None, None]
 
 
-def limb_distance(u: np.ndarray, v: np.ndarray, ax: float, ay: float, bx: float, by: float, radius: float) -> np.ndarray:
+def limb_distance(
+    u: np.ndarray, v: np.ndarray, ax: float, ay: float, bx: float, by: float, radius: float
+) -> np.ndarray:
     """Distance to a rounded stick from (ax, ay) to (bx, by)."""
     pu, pv, du, dv = u - F32(ax), v - F32(ay), F32(bx - ax), F32(by - ay)
     along = np.clip((pu * du + pv * dv) / F32(du * du + dv * dv + 1e-6), 0, 1)
@@ -107,9 +115,9 @@ def limb_distance(u: np.ndarray, v: np.ndarray, ax: float, ay: float, bx: float,
 
 def triangle_distance(u: np.ndarray, v: np.ndarray, *corners: tuple[float, float]) -> np.ndarray:
     """Distance to a triangle (or convex polygon) given clockwise as seen on the screen."""
-    distance = None
+    distance: np.ndarray = np.array(-np.inf, F32)
     for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1], strict=True):
         length = np.hypot(bx - ax, by - ay) + 1e-6
         edge = (u - F32(ax)) * F32((by - ay) / length) - (v - F32(ay)) * F32((bx - ax) / length)
-        distance = edge if distance is None else np.maximum(distance, edge)
+        distance = np.maximum(distance, edge)
     return distance

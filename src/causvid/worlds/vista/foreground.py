@@ -31,7 +31,9 @@ def _place(biome: str, strip: Strip, x: float, u: np.ndarray) -> None:
         case "meadow" | "forest":
             green = biome == "meadow"
             leaf = ink(0.13, 0.36, 0.13) if green else ink(0.52, 0.20, 0.07)
-            blossom = (ink(0.95, 0.45, 0.60) if u[2] < 0.5 else ink(0.98, 0.90, 0.40)) if green else ink(0.80, 0.46, 0.12)
+            blossom = (
+                (ink(0.95, 0.45, 0.60) if u[2] < 0.5 else ink(0.98, 0.90, 0.40)) if green else ink(0.80, 0.46, 0.12)
+            )
             if u[0] < 0.65:
                 props.bush(strip, x, FLOOR, 1.35 * size, leaf, blossom)
             elif green:

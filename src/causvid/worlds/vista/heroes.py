@@ -8,7 +8,13 @@ import numpy as np
 from causvid.worlds.vista.canvas import F32, ink
 from causvid.worlds.vista.window import Window, box_distance, ellipse_distance
 
-GLASS, TYRE, RIM, CREAM, IRON = ink(0.64, 0.84, 0.96), ink(0.10, 0.10, 0.12), ink(0.78, 0.78, 0.80), ink(0.97, 0.95, 0.90), ink(0.20, 0.20, 0.24)
+GLASS, TYRE, RIM, CREAM, IRON = (
+    ink(0.64, 0.84, 0.96),
+    ink(0.10, 0.10, 0.12),
+    ink(0.78, 0.78, 0.80),
+    ink(0.97, 0.95, 0.90),
+    ink(0.20, 0.20, 0.24),
+)
 BLACK, BEAK, LAMP, WARM = ink(0.05, 0.05, 0.06), ink(1.0, 0.62, 0.10), ink(1.0, 0.90, 0.55), ink(1.0, 0.85, 0.50)
 
 
@@ -20,15 +26,22 @@ def _wheel(w: Window, x: float, y: float, radius: float, phase: np.ndarray) -> N
     cos, sin = _per_frame(np.cos(phase)), _per_frame(np.sin(phase))
     w.disc(x, y, radius, TYRE)
     w.disc(x, y, radius * 0.55, RIM)
-    spoke = lambda u, v: np.maximum(np.abs(cos * (u - F32(x)) + sin * (v - F32(y))) - F32(0.45),  # noqa: E731
-                                    ellipse_distance(u - F32(x), v - F32(y), radius * 0.8, radius * 0.8))  # fmt: skip
+
+    def spoke(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        bar = np.abs(cos * (u - F32(x)) + sin * (v - F32(y))) - F32(0.45)
+        return np.maximum(bar, ellipse_distance(u - F32(x), v - F32(y), radius * 0.8, radius * 0.8))
+
     w.shape(spoke, (x - radius, x + radius, y - radius, y + radius), ink(0.30, 0.30, 0.33))
 
 
 def _lit_window(w: Window, x: float, y: float, rx: float, ry: float, rounded: float, light: np.ndarray) -> None:
     w.box(x, y, rx, ry, GLASS, rounded)
-    w.shine(lambda u, v: np.clip(0.5 - box_distance(u - F32(x), v - F32(y), rx, ry) * w.scale, 0, 1),
-            (x - rx, x + rx, y - ry, y + ry), WARM, light)  # fmt: skip
+    w.shine(
+        lambda u, v: np.clip(0.5 - box_distance(u - F32(x), v - F32(y), rx, ry) * w.scale, 0, 1),
+        (x - rx, x + rx, y - ry, y + ry),
+        WARM,
+        light,
+    )
 
 
 def draw_car(w: Window, body: np.ndarray, phase: np.ndarray, night: np.ndarray) -> None:
@@ -73,11 +86,16 @@ def _puffs(w: Window, phase: np.ndarray) -> None:
     for k in range(4):
         age = np.mod(phase * 0.08 + k / 4, 1)
         x, y, radius = _per_frame(8 - 13 * age), _per_frame(-10.5 - 5 * np.sqrt(age)), _per_frame(1.4 + 2.6 * age)
-        w.shape(lambda u, v, x=x, y=y, radius=radius: np.hypot(u - x, v - y) - radius, (-9, 11, -20, -8),
-                ink(0.93, 0.93, 0.95), None, 0.75 * (1 - age) * smooth_start(age))  # fmt: skip
+        w.shape(
+            lambda u, v, x=x, y=y, radius=radius: np.hypot(u - x, v - y) - radius,
+            (-9, 11, -20, -8),
+            ink(0.93, 0.93, 0.95),
+            None,
+            0.75 * (1 - age) * _fresh(age),
+        )
 
 
-def smooth_start(age: np.ndarray) -> np.ndarray:
+def _fresh(age: np.ndarray) -> np.ndarray:
     """No puff pops up from nothing."""
     return np.clip(age * 12, 0, 1)
 
@@ -143,20 +161,29 @@ def draw_balloon(w: Window, body: np.ndarray, phase: np.ndarray, night: np.ndarr
 
     def envelope(u: np.ndarray, v: np.ndarray) -> np.ndarray:
         neck = np.abs(u) - (F32(7.1) - np.clip((v - F32(1.2)) / F32(6.6), 0, 1) * F32(4.7))
-        return np.minimum(np.sqrt(u * u + (v + F32(2.2)) ** 2) - F32(8.0),
-                          np.maximum(neck, np.maximum(v - F32(7.6), F32(1.0) - v)))  # fmt: skip
+        return np.minimum(
+            np.sqrt(u * u + (v + F32(2.2)) ** 2) - F32(8.0), np.maximum(neck, np.maximum(v - F32(7.6), F32(1.0) - v))
+        )
 
     def shade(u: np.ndarray, v: np.ndarray) -> np.ndarray:
         return F32(0.70) + F32(0.70) * np.clip(F32(0.75) - np.hypot(u - F32(2.2), v + F32(4.4)) / F32(11.5), 0, 1)
 
+    def stripe(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        width = F32(2.0) * np.sqrt(np.clip(1 - ((v + F32(1.5)) / F32(9.5)) ** 2, 0, 1))
+        return np.maximum(np.abs(u) - width, envelope(u, v))
+
     bounds = (-8.2, 8.2, -10.4, 7.8)
     w.shape(envelope, bounds, body, shade=shade)
-    stripe = lambda u, v: np.maximum(np.abs(u) - F32(2.0) * np.sqrt(np.clip(1 - ((v + F32(1.5)) / F32(9.5)) ** 2, 0, 1)),  # noqa: E731
-                                     envelope(u, v))  # fmt: skip
     w.shape(stripe, bounds, ink(0.98, 0.95, 0.88), shade=shade)
     w.box(0, 12.2, 2.1, 1.8, ink(0.55, 0.36, 0.18), 0.4, (0.8, 1.15, 10, 14))
-    w.shine(lambda u, v: np.clip(0.5 - envelope(u, v) * w.scale, 0, 1) * np.clip(1 - np.hypot(u, v - F32(4)) / F32(10), 0, 1),
-            bounds, ink(1, 0.62, 0.25), night * (0.42 + 0.10 * np.sin(phase * 0.5)))  # fmt: skip
+    w.shine(
+        lambda u, v: (
+            np.clip(0.5 - envelope(u, v) * w.scale, 0, 1) * np.clip(1 - np.hypot(u, v - F32(4)) / F32(10), 0, 1)
+        ),
+        bounds,
+        ink(1, 0.62, 0.25),
+        night * (0.42 + 0.10 * np.sin(phase * 0.5)),
+    )
 
 
 def draw_plane(w: Window, body: np.ndarray, phase: np.ndarray, night: np.ndarray) -> None:
@@ -164,8 +191,12 @@ def draw_plane(w: Window, body: np.ndarray, phase: np.ndarray, night: np.ndarray
     w.polygon([(-10.0, -6.6), (-7.4, -6.6), (-4.2, -1.2), (-8.2, -0.8)], body * F32(0.85))
     w.polygon([(-2.0, -1.4), (2.2, -1.2), (-1.2, -4.4), (-3.4, -4.4)][::-1], body * F32(0.66))
     w.ellipse(0, 0, 9.6, 2.7, ink(0.95, 0.95, 0.97), (0.78, 1.05, -2.6, 2.6))
-    w.shape(lambda u, v: np.maximum(ellipse_distance(u, v, 9.6, 2.7), F32(0.0) - v), (-9.6, 9.6, -0.5, 2.8), body,
-            (0.82, 1.15, -1, 3))  # fmt: skip
+    w.shape(
+        lambda u, v: np.maximum(ellipse_distance(u, v, 9.6, 2.7), F32(0.0) - v),
+        (-9.6, 9.6, -0.5, 2.8),
+        body,
+        (0.82, 1.15, -1, 3),
+    )
     for x in (-3.6, -1.2, 1.2, 3.6):
         w.disc(x, -1.0, 0.65, ink(0.25, 0.35, 0.50))
     w.ellipse(6.4, -1.4, 1.8, 1.0, ink(0.45, 0.65, 0.85))
@@ -179,24 +210,33 @@ def draw_ufo(w: Window, body: np.ndarray, phase: np.ndarray, night: np.ndarray) 
     w.ellipse(0, 0, 10.0, 3.1, body, (0.66, 1.25, -3, 3))
     w.ellipse(0, 2.4, 4.2, 1.0, body * F32(0.6))
     for k, x in enumerate((-6.6, -2.3, 2.3, 6.6)):
-        beat = 0.5 + 0.5 * np.clip(2 * np.sin(phase * 0.5 - k * np.pi / 2), -1, 1)  # a light that runs round in four steps
+        beat = 0.5 + 0.5 * np.clip(
+            2 * np.sin(phase * 0.5 - k * np.pi / 2), -1, 1
+        )  # a light that runs round in four steps
         w.ellipse(x, 0.9, 1.0, 1.0, ink(1, 0.95, 0.6), alpha=0.45 + 0.55 * beat)
         w.lamp(x, 0.9, 2.0, LAMP, beat * (0.35 + 0.55 * night))
 
 
 def draw_boat(w: Window, body: np.ndarray, phase: np.ndarray, night: np.ndarray) -> None:
     w.limb(-0.4, 2.0, -0.4, -13.2, 0.5, ink(0.40, 0.28, 0.18))
-    w.shape(lambda u, v: triangle_distance_main(u, v), (0, 8, -13, 1), body,
-            shade=lambda u, v: F32(0.82) + F32(0.30) * np.clip(u / F32(7), 0, 1) + 0 * v)  # fmt: skip
+    w.shape(
+        _main_sail,
+        (0, 8, -13, 1),
+        body,
+        shade=lambda u, v: F32(0.82) + F32(0.30) * np.clip(u / F32(7), 0, 1) + 0 * v,
+    )
     w.polygon([(-1.0, -10.6), (-1.0, 0.2), (-6.2, 0.2)], CREAM)
-    hull = lambda u, v: np.maximum(np.abs(u) - (F32(8.8) - np.clip((v - F32(1.4)) / F32(3.6), 0, 1) * F32(2.6)),  # noqa: E731
-                                   np.maximum(F32(1.4) - v, v - F32(4.8)))  # fmt: skip
+
+    def hull(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        side = np.abs(u) - (F32(8.8) - np.clip((v - F32(1.4)) / F32(3.6), 0, 1) * F32(2.6))
+        return np.maximum(side, np.maximum(F32(1.4) - v, v - F32(4.8)))
+
     w.shape(hull, (-9, 9, 1, 5), ink(0.46, 0.28, 0.16), (0.75, 1.2, 1, 5))
     w.shape(lambda u, v: np.maximum(hull(u, v), v - F32(2.4)), (-9, 9, 1, 3), ink(0.93, 0.88, 0.78))
     w.lamp(-0.4, -12.8, 3.0, LAMP, night)
 
 
-def triangle_distance_main(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _main_sail(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """The main sail: right-angled at the foot of the mast."""
     slope = F32(1 / np.hypot(7.6, 12.8))
     hypotenuse = ((u - F32(0.4)) * F32(12.8) - (v + F32(12.6)) * F32(7.6)) * slope
@@ -215,7 +255,7 @@ def draw_duck(w: Window, body: np.ndarray, phase: np.ndarray, night: np.ndarray)
 
 @dataclass(frozen=True)
 class Figure:
-    """A hero's drawing and its measures in its own units; `size` brings every hero to a third of the picture or more."""
+    """A hero's drawing and measures in its own units; `size` brings every hero to a third of the picture or more."""
 
     draw: Callable[[Window, np.ndarray, np.ndarray, np.ndarray], None]
     size: float

@@ -24,17 +24,27 @@ class Moments:
         return Moments(which, [np.flatnonzero(which == k) for k in range(len(values))]), values
 
 
-def scroll(image: np.ndarray, strip: Strip, left: np.ndarray, moments: Moments, gain: np.ndarray, haze: np.ndarray,
-           night: np.ndarray, labels: Labels | None = None, thick: np.ndarray | None = None, floor: int | None = None) -> None:  # fmt: skip
-    """Lay a strip whose left picture edge is at world x `left` [F]; per moment: colour * gain + haze, plus night lights.
+def scroll(
+    image: np.ndarray,
+    strip: Strip,
+    left: np.ndarray,
+    moments: Moments,
+    gain: np.ndarray,
+    haze: np.ndarray,
+    night: np.ndarray,
+    labels: Labels | None = None,
+    thick: np.ndarray | None = None,
+    floor: int | None = None,
+) -> None:
+    """Lay a strip, the picture's left edge at world x `left` [F]. Per moment: colour * gain + haze, plus night lights.
 
     gain, haze: [N, 3] (haze is per unit of coverage); night: [N]. `thick` [N] thins the whole strip out; rows from
     `floor` on are hidden by nearer strips and need not be drawn.
     """
-    rows = np.flatnonzero(strip.alpha[:floor].any(1))
-    if not len(rows):
+    used = np.flatnonzero(strip.alpha[:floor].any(1))
+    if not len(used):
         return
-    rows = slice(int(rows[0]), int(rows[-1]) + 1)
+    rows = slice(int(used[0]), int(used[-1]) + 1)
     solid = solid_from(strip) - rows.start if thick is None else rows.stop
     width = strip.view.width
     half = np.round(left * strip.view.scale * 2).astype(int) - 2 * strip.first  # in half pixels: two samples a pixel
@@ -52,12 +62,12 @@ def scroll(image: np.ndarray, strip: Strip, left: np.ndarray, moments: Moments, 
         if thick is not None:
             lit *= thick[moment]
             keep = 1 - alpha * thick[moment]
-        phases = [None, None]
+        phases: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for phase in {int(h - low) & 1 for h in half[frames]}:
             even = slice(phase, phase + (high - low - phase) // 2 * 2)
-            phases[phase] = (_pairs(keep[:solid, even]), _pairs(lit[:, :, even]))
+            phases[int(phase)] = (_pairs(keep[:solid, even]), _pairs(lit[:, :, even]))
         for i in frames:
-            phase, x = (half[i] - low) & 1, (half[i] - low) >> 1
+            phase, x = int(half[i] - low) & 1, int(half[i] - low) >> 1
             below, above = phases[phase]
             part = image[i][:, rows]
             part[:, :solid] *= below[:, x : x + width]

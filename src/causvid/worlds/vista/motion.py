@@ -1,4 +1,4 @@
-"""Where heroes are: periodic paths with a random phase, so that every window of an endless clip looks like every other."""
+"""Where heroes are: periodic paths with a random phase, so that all windows of an endless clip look alike."""
 
 from dataclasses import dataclass
 
@@ -53,7 +53,9 @@ def anchor(hero: str, stream: Stream, wide: float, others_x: float | None) -> tu
     return x, max(17.0 + 6.0 * v, tall * size + 1.0 + (8.0 if hero != "balloon" else 7.0))
 
 
-def walk(hero: str, weights: np.ndarray, tracks: Tracks, wide: float, component: str, others_x: float | None = None) -> Path:
+def walk(
+    hero: str, weights: np.ndarray, tracks: Tracks, wide: float, component: str, others_x: float | None = None
+) -> Path:
     """The path of a hero whose motions have `weights` [13, F]; components keep their own stream."""
     stream = Stream(tracks.scene.seed, component)
     cx, cy = anchor(hero, stream, wide, others_x)
@@ -90,7 +92,9 @@ def walk(hero: str, weights: np.ndarray, tracks: Tracks, wide: float, component:
     return Path(px, cy + y, turn, phase, facing.astype(F32), lift, size)
 
 
-def step(motion: str, t: np.ndarray, start: float, wide: float, calm: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def step(
+    motion: str, t: np.ndarray, start: float, wide: float, calm: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Offset x, y, speed along x and turn of one motion. `calm` < 1 shrinks the second entity's moves."""
     zero = np.zeros_like(t)
 
@@ -115,7 +119,12 @@ def step(motion: str, t: np.ndarray, start: float, wide: float, calm: float) -> 
             return x, _REACH[motion] * np.sin(t * 2.1 + start), speed, 0.05 * np.sin(t * 2.1 + start + 1.6)
         case "circles":
             angle = t * 1.7 + start
-            return (0.24 * wide * np.cos(angle), _REACH[motion] * calm * np.sin(angle), -0.24 * 1.7 * wide * np.sin(angle), zero)
+            return (
+                0.24 * wide * np.cos(angle),
+                _REACH[motion] * calm * np.sin(angle),
+                -0.24 * 1.7 * wide * np.sin(angle),
+                zero,
+            )
         case "loops":
             angle = t * 2.4 + start
             return 0.11 * wide * np.cos(angle), _REACH[motion] * np.sin(angle), zero, angle + np.pi / 2

@@ -7,9 +7,15 @@ import numpy as np
 from causvid.worlds.vista.canvas import F32, ink
 
 COLOUR_INKS = {
-    "red": ink(0.90, 0.12, 0.11), "orange": ink(1.0, 0.52, 0.06), "yellow": ink(1.0, 0.86, 0.14), "green": ink(0.13, 0.70, 0.24),
-    "blue": ink(0.11, 0.36, 0.94), "purple": ink(0.56, 0.20, 0.82), "pink": ink(1.0, 0.50, 0.72), "white": ink(0.97, 0.97, 0.97),
-}  # fmt: skip
+    "red": ink(0.90, 0.12, 0.11),
+    "orange": ink(1.0, 0.52, 0.06),
+    "yellow": ink(1.0, 0.86, 0.14),
+    "green": ink(0.13, 0.70, 0.24),
+    "blue": ink(0.11, 0.36, 0.94),
+    "purple": ink(0.56, 0.20, 0.82),
+    "pink": ink(1.0, 0.50, 0.72),
+    "white": ink(0.97, 0.97, 0.97),
+}
 
 # Rows: day, sunset, night, dawn.
 _TOP = np.array([[0.20, 0.50, 0.93], [0.24, 0.17, 0.45], [0.015, 0.025, 0.10], [0.36, 0.50, 0.80]], F32)
@@ -60,7 +66,9 @@ def _blend(table: np.ndarray, angle: np.ndarray) -> np.ndarray:
     return table[before] * (1 - part) + table[(before + 1) % 4] * part
 
 
-def lighting(angle: np.ndarray, night: np.ndarray, rain: np.ndarray, snow: np.ndarray, fog: np.ndarray, biome: str) -> Lighting:
+def lighting(
+    angle: np.ndarray, night: np.ndarray, rain: np.ndarray, snow: np.ndarray, fog: np.ndarray, biome: str
+) -> Lighting:
     top, middle, low, tint, hero_tint, sun = (_blend(t, angle) for t in (_TOP, _MIDDLE, _LOW, _TINT, _HERO_TINT, _SUN))
     veil = weather_veil(rain, snow, fog)[:, None]
     grey = top.mean(1, keepdims=True) * F32(0.35) + low.mean(1, keepdims=True) * F32(0.45)

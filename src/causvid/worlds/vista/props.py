@@ -21,7 +21,12 @@ def round_tree(strip: Strip, x: float, foot: float, size: float, colour: np.ndar
     s, u, v = F32(size), patch.u, patch.v
     patch.fill(box_distance(u, v + 2.5 * s, 0.7 * size, 2.5 * size), ink(0.36, 0.24, 0.15), _TREE)
     shade = 1 + F32(0.22) * np.clip((u * F32(0.5) - v - 5.5 * s) / (3 * s), -1, 1)
-    for dx, dy, radius, bright in ((0, -6.2, 3.3, 0.86), (-1.9, -5.2, 2.5, 0.80), (2.0, -5.0, 2.4, 0.92), (0.5, -7.6, 2.3, 1.10)):
+    for dx, dy, radius, bright in (
+        (0, -6.2, 3.3, 0.86),
+        (-1.9, -5.2, 2.5, 0.80),
+        (2.0, -5.0, 2.4, 0.92),
+        (0.5, -7.6, 2.3, 1.10),
+    ):
         distance = np.sqrt((u - F32(dx) * s) ** 2 + (v - F32(dy) * s) ** 2) - F32(radius) * s
         patch.fill(distance, _lit(colour * F32(bright), shade), _TREE)
 
@@ -46,7 +51,13 @@ def cactus(strip: Strip, x: float, foot: float, size: float) -> None:
     if patch is None:
         return
     u, v = patch.u / F32(size), patch.v / F32(size)
-    sticks = ((0, 0, 0, -7, 1.1), (0, -3, 2.6, -3, 0.7), (2.6, -3, 2.6, -5.4, 0.7), (0, -2.2, -2.4, -2.2, 0.7), (-2.4, -2.2, -2.4, -4.3, 0.7))
+    sticks = (
+        (0, 0, 0, -7, 1.1),
+        (0, -3, 2.6, -3, 0.7),
+        (2.6, -3, 2.6, -5.4, 0.7),
+        (0, -2.2, -2.4, -2.2, 0.7),
+        (-2.4, -2.2, -2.4, -4.3, 0.7),
+    )
     distance = np.minimum.reduce([limb_distance(u, v, *stick) for stick in sticks]) * F32(size)
     patch.fill(distance, _lit(ink(0.22, 0.52, 0.26), 1 + F32(0.3) * np.clip(u / F32(1.2), -1, 1)), _TREE)
 
@@ -66,7 +77,11 @@ def house(strip: Strip, x: float, foot: float, size: float, wall: np.ndarray) ->
     if patch is None:
         return
     s, u, v = F32(size), patch.u, patch.v
-    patch.fill(box_distance(u, v + 2.5 * s, 4 * size, 2.5 * size), _lit(wall, 1 + F32(0.08) * np.clip(u / (4 * s), -1, 1)), _HOUSE)
+    patch.fill(
+        box_distance(u, v + 2.5 * s, 4 * size, 2.5 * size),
+        _lit(wall, 1 + F32(0.08) * np.clip(u / (4 * s), -1, 1)),
+        _HOUSE,
+    )
     eaves = np.clip((v + F32(8.2) * s) / (F32(3.4) * s), 0, 1.2) * 5 * s
     roof = np.maximum(np.abs(u) - eaves, np.maximum(v + F32(4.8) * s, F32(-8.2) * s - v))
     patch.fill(roof, ink(0.62, 0.27, 0.22), _HOUSE)
@@ -76,8 +91,17 @@ def house(strip: Strip, x: float, foot: float, size: float, wall: np.ndarray) ->
         patch.shine(pane, ink(1.0, 0.78, 0.35))
 
 
-def tower(strip: Strip, x: float, foot: float, width: float, height: float, colour: np.ndarray, lit: float, pitch: float,
-          draw: float) -> None:  # fmt: skip
+def tower(
+    strip: Strip,
+    x: float,
+    foot: float,
+    width: float,
+    height: float,
+    colour: np.ndarray,
+    lit: float,
+    pitch: float,
+    draw: float,
+) -> None:
     """A block of flats whose windows sit on a grid; which are lit at night follows from `draw` alone."""
     patch = strip.patch(x, foot, width / 2, width / 2, height, 0)
     if patch is None:
@@ -87,7 +111,9 @@ def tower(strip: Strip, x: float, foot: float, width: float, height: float, colo
     patch.fill(outline, _lit(colour, 1 + F32(0.18) * np.clip(u / F32(width / 2), -1, 1) + 0 * v), _HOUSE)
     columns, floors = max(1, int((width - 1) // pitch)), max(1, int((height - 2) // (pitch + 0.5)))
     across, down = (u + F32(width / 2 - 0.5)) / F32(pitch), (v + F32(height - 1.2)) / F32(pitch + 0.5)
-    pane = ((np.mod(across, 1) < 0.62) & (across > 0) & (across < columns)) & ((np.mod(down, 1) < 0.55) & (down > 0) & (down < floors))
+    pane = ((np.mod(across, 1) < 0.62) & (across > 0) & (across < columns)) & (
+        (np.mod(down, 1) < 0.55) & (down > 0) & (down < floors)
+    )
     numbers = splitmix64(np.arange(floors * columns, dtype=np.uint64) ^ np.uint64(int(draw * 2**53)))
     on = ((numbers >> np.uint64(40)).astype(F32) * F32(2.0**-24) < lit).astype(F32).reshape(floors, columns)
     glow = on[np.clip(down.astype(int), 0, floors - 1), np.clip(across.astype(int), 0, columns - 1)]
@@ -108,8 +134,15 @@ def bush(strip: Strip, x: float, foot: float, size: float, colour: np.ndarray, b
         return
     s, u, v = F32(size), patch.u, patch.v
     shade = 1 + F32(0.30) * np.clip((u * F32(0.3) - v - 7 * s) / (7 * s), -1, 1)
-    for dx, dy, rx, ry, bright in ((-4.2, -4.0, 4.6, 5.0, 0.78), (4.0, -4.2, 4.8, 5.4, 0.86), (-0.6, -8.4, 5.4, 6.2, 0.95), (0.6, -2.5, 6.5, 4.5, 0.88)):
-        patch.fill(ellipse_distance(u - F32(dx) * s, v - F32(dy) * s, rx * size, ry * size), _lit(colour * F32(bright), shade))
+    for dx, dy, rx, ry, bright in (
+        (-4.2, -4.0, 4.6, 5.0, 0.78),
+        (4.0, -4.2, 4.8, 5.4, 0.86),
+        (-0.6, -8.4, 5.4, 6.2, 0.95),
+        (0.6, -2.5, 6.5, 4.5, 0.88),
+    ):
+        patch.fill(
+            ellipse_distance(u - F32(dx) * s, v - F32(dy) * s, rx * size, ry * size), _lit(colour * F32(bright), shade)
+        )
     if blossom is not None:
         for dx, dy in ((-4.6, -5.6), (-1.2, -11.2), (2.4, -8.0), (5.4, -5.0), (-0.4, -4.6)):
             patch.fill(np.hypot(u - F32(dx) * s, v - F32(dy) * s) - F32(1.0) * s, blossom)

@@ -1,5 +1,8 @@
 """render(scene): the pixels and the truth of any stretch of an endless clip, as a pure function."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 
 from causvid.errors import UserError
@@ -13,7 +16,7 @@ from causvid.worlds.vista.scene import CAMERAS, COLOURS, LANES, LIGHTS, MOTIONS,
 from causvid.worlds.vista.scenery import DEPTHS, Landscape
 from causvid.worlds.vista.sky import Sky
 from causvid.worlds.vista.tracks import State, Tracks
-from causvid.worlds.vista.truth import KIND, Labels, latent_frames
+from causvid.worlds.vista.truth import KIND, Labels, latent_frames, patch_classes
 from causvid.worlds.vista.water import paint_sea
 from causvid.worlds.vista.weather import paint_fall, paint_fog
 from causvid.worlds.vista.window import Window
@@ -23,41 +26,65 @@ SEGMENT = 96  # frames drawn at once; longer clips are drawn piece by piece with
 _HAZE = {"fog": (0.70, 0.55, 0.25), "rain": (0.25, 0.18, 0.06), "snow": (0.25, 0.15, 0.05)}  # per layer, far to near
 
 
-def render(scene: Scene, num_frames: int = 81, height: int = 64, width: int = 112, fps: float = 12, start_frame: int = 0,
-           patch: int = 0) -> tuple[np.ndarray, State]:  # fmt: skip
+def render(
+    scene: Scene,
+    num_frames: int = 81,
+    height: int = 64,
+    width: int = 112,
+    fps: float = 12,
+    start_frame: int = 0,
+    patch: int = 0,
+) -> tuple[np.ndarray, State]:
     """Frames uint8 [F, H, W, 3] and their truth. With `patch` > 0, State.patches says what covers each patch."""
     if num_frames < 1 or height < 16 or width < 16:
         raise UserError(f"cannot render {num_frames} frames of {height}x{width}: ask for one frame of 16x16 or more.")
     if patch and (height % patch or width % patch):
         raise UserError(f"patches of {patch} pixels do not tile {height}x{width}: choose a patch that divides both.")
-    view = View(height, width)
-    chosen = latent_frames(num_frames)
-    frames = np.empty((num_frames, height, width, 3), np.uint8)
-    states = []
+    chosen = latent_frames(num_frames) if patch else np.empty(0, int)
+    frames, state, maps = _draw(scene, num_frames, View(height, width), fps, start_frame, chosen)
+    return frames, replace(state, patches=patch_classes(maps, patch) if patch else None)
+
+
+def class_maps(
+    scene: Scene, num_frames: int = 81, height: int = 64, width: int = 112, fps: float = 12, start_frame: int = 0
+) -> np.ndarray:
+    """What each pixel of each frame shows, [F, H, W] of numbers in truth.KINDS: the source of blockouts."""
+    return _draw(scene, num_frames, View(height, width), fps, start_frame, np.arange(num_frames))[2]
+
+
+def _draw(
+    scene: Scene, num_frames: int, view: View, fps: float, start_frame: int, labelled: np.ndarray
+) -> tuple[np.ndarray, State, np.ndarray]:
+    """Frames, truth, and class maps of the `labelled` frames; drawn in pieces, which changes nothing but memory."""
+    frames = np.empty((num_frames, view.height, view.width, 3), np.uint8)
+    states, maps = [], []
     for first in range(0, num_frames, SEGMENT):
         count = min(SEGMENT, num_frames - first)
         t = (start_frame + first + np.arange(count)) / fps
-        inside = chosen[(chosen >= first) & (chosen < first + count)] - first
-        labels = Labels(inside, height, width) if patch else None
-        states.append(_render_segment(scene, view, t, frames[first : first + count], labels))
-        if labels is not None:
-            states[-1].patches = labels.patches(patch)
-    return frames, _join(states)
+        inside = labelled[(labelled >= first) & (labelled < first + count)] - first
+        labels = Labels(inside, view.height, view.width)
+        states.append(_draw_piece(scene, view, t, frames[first : first + count], labels if len(inside) else None))
+        maps.append(labels.maps)
+    return frames, _join(states), np.concatenate(maps)
 
 
 def _join(states: list[State]) -> State:
+    """The truth of consecutive pieces as one."""
     if len(states) == 1:
         return states[0]
-    fields = {name: [vars(state)[name] for state in states] for name in vars(states[0])}
-    return State(**{name: None if parts[0] is None else np.concatenate(parts) for name, parts in fields.items()})
+    joined: dict[str, Any] = {}
+    for name in vars(states[0]):
+        parts = [vars(state)[name] for state in states]
+        joined[name] = None if parts[0] is None else np.concatenate(parts)
+    return State(**joined)
 
 
-def _render_segment(scene: Scene, view: View, t: np.ndarray, out: np.ndarray, labels: Labels | None) -> State:
+def _draw_piece(scene: Scene, view: View, t: np.ndarray, out: np.ndarray, labels: Labels | None) -> State:
     tracks = Tracks(scene, t)
     moments, values = Moments.of(np.mod(tracks.angle, 4), tracks.rain, tracks.snow, tracks.fog)
     first = np.array([group[0] for group in moments.groups])
-    angle, rain, snow, fog = values.T
-    light = lighting(angle, tracks.night[first], *(a.astype(F32) for a in (rain, snow, fog)), scene.biome)
+    rain, snow, fog = (column.astype(F32) for column in values.T[1:])
+    light = lighting(values[:, 0], tracks.night[first], rain, snow, fog, scene.biome)
     image = np.empty((len(t), 3, view.height, view.width), F32)
 
     sky = Sky(scene.seed, view)
@@ -71,8 +98,12 @@ def _render_segment(scene: Scene, view: View, t: np.ndarray, out: np.ndarray, la
     paint_fog(image, view, light, moments.which)
     if scene.second is not None and second is not None:
         colour = np.repeat(COLOUR_INKS[scene.second.colour][None], len(t), 0)
-        _paint_figure(image, scene.second.hero, second, colour, view, sky, tracks, light, moments, labels, KIND["second"])
-    shape = _paint_figure(image, scene.hero, hero, tracks.colour, view, sky, tracks, light, moments, labels, KIND["hero"])
+        _paint_figure(
+            image, scene.second.hero, second, colour, view, sky, tracks, light, moments, labels, KIND["second"]
+        )
+    shape = _paint_figure(
+        image, scene.hero, hero, tracks.colour, view, sky, tracks, light, moments, labels, KIND["hero"]
+    )
     visible = _paint_foreground(image, scene, view, tracks, light, moments, labels, shape)
     paint_fall(image, scene.seed, view, t, tracks.camera, light, moments.which)
     _to_bytes(image, out)
@@ -95,8 +126,15 @@ def _haze(light: Lighting, layer: int, clear_air: float) -> np.ndarray:
     return np.clip(amount, 0, 0.95).astype(F32)
 
 
-def _paint_land(image: np.ndarray, scene: Scene, view: View, camera: np.ndarray, light: Lighting, moments: Moments,
-                labels: Labels | None) -> None:  # fmt: skip
+def _paint_land(
+    image: np.ndarray,
+    scene: Scene,
+    view: View,
+    camera: np.ndarray,
+    light: Lighting,
+    moments: Moments,
+    labels: Labels | None,
+) -> None:
     spans = [(float(camera.min()) * p, float(camera.max()) * p + view.wide) for p in DEPTHS]
     landscape = Landscape(scene.biome, scene.seed, view, spans)
     clear_air = (0.40, 0.12, 0.0) if scene.biome == "city" else (0.55, 0.22, 0.0)
@@ -104,8 +142,17 @@ def _paint_land(image: np.ndarray, scene: Scene, view: View, camera: np.ndarray,
     floors = [solid_from(strip) for strip, _ in landscape.strips[1:]] + [view.height]
     for layer, (strip, depth) in enumerate(landscape.strips):
         haze = _haze(light, layer, clear_air[layer])[:, None]
-        scroll(image, strip, camera * depth, moments, light.tint * (1 - haze), air * haze,
-               light.night * (1 - F32(0.6) * haze[:, 0]), labels, floor=min(floors[layer:]))  # fmt: skip
+        scroll(
+            image,
+            strip,
+            camera * depth,
+            moments,
+            light.tint * (1 - haze),
+            air * haze,
+            light.night * (1 - F32(0.6) * haze[:, 0]),
+            labels,
+            floor=min(floors[layer:]),
+        )
 
 
 def _second_path(scene: Scene, tracks: Tracks, view: View, hero: Path) -> Path | None:
@@ -118,8 +165,19 @@ def _second_path(scene: Scene, tracks: Tracks, view: View, hero: Path) -> Path |
     return walk(scene.second.hero, weights, tracks, view.wide, "second", rest)
 
 
-def _paint_figure(image: np.ndarray, hero: str, path: Path, colour: np.ndarray, view: View, sky: Sky, tracks: Tracks, light: Lighting,
-                  moments: Moments, labels: Labels | None, kind: int) -> Window:  # fmt: skip
+def _paint_figure(
+    image: np.ndarray,
+    hero: str,
+    path: Path,
+    colour: np.ndarray,
+    view: View,
+    sky: Sky,
+    tracks: Tracks,
+    light: Lighting,
+    moments: Moments,
+    labels: Labels | None,
+    kind: int,
+) -> Window:
     figure, which = FIGURES[hero], moments.which
     lane = LANES[hero]
     if lane == "ground":
@@ -130,7 +188,9 @@ def _paint_figure(image: np.ndarray, hero: str, path: Path, colour: np.ndarray, 
     window.rgb *= light.hero_tint[which][:, :, None, None]
     fog = light.fog[which] * F32(0.36)
     if fog.any():
-        mist = (light.low + light.low.mean(1, keepdims=True))[which] / 2  # greyer than the air, so that paints keep their hue
+        mist = (light.low + light.low.mean(1, keepdims=True))[
+            which
+        ] / 2  # greyer than the air, so that paints keep their hue
         window.rgb += fog[:, None, None, None] * (window.alpha[:, None] * mist[:, :, None, None] - window.rgb)
     if lane == "water":
         _reflection(image, window, path, figure.down, view)
@@ -166,8 +226,16 @@ def _reflection(image: np.ndarray, window: Window, path: Path, down: float, view
     mirror.lay_on(image)
 
 
-def _paint_foreground(image: np.ndarray, scene: Scene, view: View, tracks: Tracks, light: Lighting, moments: Moments,
-                      labels: Labels | None, hero: Window) -> np.ndarray:  # fmt: skip
+def _paint_foreground(
+    image: np.ndarray,
+    scene: Scene,
+    view: View,
+    tracks: Tracks,
+    light: Lighting,
+    moments: Moments,
+    labels: Labels | None,
+    hero: Window,
+) -> np.ndarray:
     """Lay the foreground, and say how much of the hero is still to be seen, [F]."""
     whole = np.maximum(hero.alpha.sum((1, 2)), 1e-6)
     seen = np.zeros(len(tracks.t))
@@ -177,7 +245,9 @@ def _paint_foreground(image: np.ndarray, scene: Scene, view: View, tracks: Track
         return seen / whole
     rest = walk(scene.hero, np.zeros((len(MOTIONS), len(tracks.t))), tracks, view.wide, "hero")
     depth = 0.6 if LANES[scene.hero] == "air" else 1.0
-    strip, edge = foreground_strip(scene.biome, scene.seed, view, tracks.camera, float((rest.x + depth * tracks.sweep)[0]))
+    strip, edge = foreground_strip(
+        scene.biome, scene.seed, view, tracks.camera, float((rest.x + depth * tracks.sweep)[0])
+    )
     haze = _haze(light, 2, 0.0)[:, None] * F32(0.5)
     scroll(image, strip, edge, moments, light.tint * F32(0.92) * (1 - haze), light.low * haze, light.night, labels)
     half = np.round(edge * view.scale * 2).astype(int) - 2 * strip.first
@@ -187,7 +257,9 @@ def _paint_foreground(image: np.ndarray, scene: Scene, view: View, tracks: Track
     return seen / whole
 
 
-def _state(scene: Scene, view: View, tracks: Tracks, hero: Path, second: Path | None, weights: np.ndarray, visible: np.ndarray) -> State:
+def _state(
+    scene: Scene, view: View, tracks: Tracks, hero: Path, second: Path | None, weights: np.ndarray, visible: np.ndarray
+) -> State:
     nowhere = np.full(len(tracks.t), np.nan)
     return State(
         time=tracks.t,
@@ -211,9 +283,16 @@ def _state(scene: Scene, view: View, tracks: Tracks, hero: Path, second: Path | 
     )
 
 
-def patch_truth(scene: Scene, num_frames: int = 81, height: int = 64, width: int = 112, patch: int = 16, fps: float = 12,
-                start_frame: int = 0) -> np.ndarray:  # fmt: skip
-    """What covers each patch of each latent frame, [T, H/p, W/p] of numbers in truth.KINDS; render(patch=...) gives it too."""
+def patch_truth(
+    scene: Scene,
+    num_frames: int = 81,
+    height: int = 64,
+    width: int = 112,
+    patch: int = 16,
+    fps: float = 12,
+    start_frame: int = 0,
+) -> np.ndarray:
+    """What covers each patch of each latent frame, [T, H/p, W/p] of numbers in truth.KINDS. See render(patch=...)."""
     patches = render(scene, num_frames, height, width, fps, start_frame, patch)[1].patches
     assert patches is not None
     return patches

@@ -1,5 +1,6 @@
 """Drawing scenes and timelines: what is trained on, and what is held out by rule."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from causvid.errors import UserError
@@ -27,10 +28,18 @@ SPLITS = ("train", "val", "compose", "order", "paraphrase", "timeline", "revisit
 SEEDS_PER_SPLIT = 2**31
 CLIP_SECONDS = 81 / 12
 
-HELD_HERO_COLOUR = frozenset({
-    ("duck", "red"), ("plane", "orange"), ("balloon", "yellow"), ("train", "green"),
-    ("rabbit", "blue"), ("boat", "purple"), ("car", "pink"), ("ufo", "white"),
-})  # fmt: skip
+HELD_HERO_COLOUR = frozenset(
+    {
+        ("duck", "red"),
+        ("plane", "orange"),
+        ("balloon", "yellow"),
+        ("train", "green"),
+        ("rabbit", "blue"),
+        ("boat", "purple"),
+        ("car", "pink"),
+        ("ufo", "white"),
+    }
+)
 HELD_BIOME_LIGHT = frozenset({("forest", "night"), ("desert", "dawn"), ("snow", "sunset")})
 HELD_BIOME_WEATHER = frozenset({("desert", "snow"), ("city", "fog"), ("sea", "snow")})
 
@@ -77,8 +86,16 @@ def _draw(layout: int, stream: Stream, split: str) -> Scene:
     lane = "air" if stream.chance(0.40) else floor
     hero = stream.pick([h for h in HEROES if LANES[h] == lane])
     motion = stream.pick(LEGAL_MOTIONS[hero])
-    scene = Scene(layout, biome, stream.pick(LIGHTS), stream.pick(("clear", "clear", *WEATHERS)), hero, stream.pick(COLOURS),
-                  motion, _draw_camera(stream, motion))  # fmt: skip
+    scene = Scene(
+        layout,
+        biome,
+        stream.pick(LIGHTS),
+        stream.pick(("clear", "clear", *WEATHERS)),
+        hero,
+        stream.pick(COLOURS),
+        motion,
+        _draw_camera(stream, motion),
+    )
     if split == "compose":
         scene = _hold_out(scene, stream)
     if split == "revisit":
@@ -96,10 +113,10 @@ def _draw(layout: int, stream: Stream, split: str) -> Scene:
 
 def _hold_out(scene: Scene, stream: Stream) -> Scene:
     """The scene with one held-out pair put in, where its biome or hero has one."""
-    changes = [{"colour": colour} for hero, colour in HELD_HERO_COLOUR if hero == scene.hero]
-    changes += [{"light": light} for biome, light in HELD_BIOME_LIGHT if biome == scene.biome]
-    changes += [{"weather": weather} for biome, weather in HELD_BIOME_WEATHER if biome == scene.biome]
-    return replace(scene, **stream.pick(changes)) if changes else scene
+    changes = [replace(scene, colour=colour) for hero, colour in HELD_HERO_COLOUR if hero == scene.hero]
+    changes += [replace(scene, light=light) for biome, light in HELD_BIOME_LIGHT if biome == scene.biome]
+    changes += [replace(scene, weather=weather) for biome, weather in HELD_BIOME_WEATHER if biome == scene.biome]
+    return stream.pick(changes) if changes else scene
 
 
 def _draw_camera(stream: Stream, motion: str) -> str:
@@ -110,6 +127,35 @@ def _draw_camera(stream: Stream, motion: str) -> str:
     if motion == "stays":
         return "static" if draw < 0.6 else "sweep"
     return "static" if draw < 0.40 else "pan left" if draw < 0.60 else "pan right" if draw < 0.80 else "sweep"
+
+
+def complete(wanted: dict[str, str], events: Sequence[Event], seed: int) -> Scene:
+    """A scene with the `wanted` attributes (named as in Parsed.attributes); the others are drawn to suit them."""
+    stream = Stream(seed, "prompt")
+    heroes = [h for h in HEROES if wanted.get("motion", LEGAL_MOTIONS[h][0]) in LEGAL_MOTIONS[h]] or list(HEROES)
+    if "biome" in wanted:
+        absent = "ground" if wanted["biome"] == "sea" else "water"
+        heroes = [h for h in heroes if LANES[h] != absent] or heroes
+    hero = wanted.get("hero") or stream.pick(heroes)
+    home = {"ground": BIOMES[:4] + BIOMES[5:], "water": ("sea",), "air": BIOMES}[LANES[hero]]
+    motion = wanted.get("motion") or stream.pick(LEGAL_MOTIONS[hero])
+    second = None
+    if "second hero" in wanted:
+        other = wanted["second hero"]
+        calm = wanted.get("second motion", CALM.get(other, "stays"))
+        second = Second(other, wanted.get("second colour") or stream.pick(COLOURS), calm)
+    return Scene(
+        seed,
+        wanted.get("biome") or stream.pick(home),
+        wanted.get("light") or stream.pick(LIGHTS),
+        wanted.get("weather") or stream.pick(("clear", "clear", *WEATHERS)),
+        hero,
+        wanted.get("colour") or stream.pick(COLOURS),
+        motion,
+        wanted.get("camera") or _draw_camera(stream, motion),
+        second,
+        tuple(events),
+    )
 
 
 def _draw_kinds(stream: Stream) -> tuple[str, ...]:
@@ -182,7 +228,9 @@ def timeline_scene(timeline: list[tuple[float, Scene]]) -> Scene:
     for start, target in timeline[1:]:
         now = scene.after_events()
         if replace(target, **{kind: vars(now)[kind] for kind in EVENT_KINDS}) != now:
-            raise UserError(f"the prompt at {start:g} s changes more than light, weather, colour, motion or camera: keep the rest.")
+            raise UserError(
+                f"the prompt at {start:g} s changes more than light, weather, colour, motion or camera: keep the rest."
+            )
         for kind in ("motion", "camera", "light", "weather", "colour"):
             if vars(target)[kind] != vars(scene.after_events())[kind]:
                 scene = replace(scene, events=(*scene.events, Event(start, kind, vars(target)[kind])))

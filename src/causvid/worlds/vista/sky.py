@@ -33,7 +33,15 @@ class Sky:
     def moon_y(self, angle: np.ndarray) -> np.ndarray:
         return np.interp(np.abs(np.mod(angle, 4) - 2), [0, 0.55, 1], [0.20 * HEIGHT, 0.45 * HEIGHT, HORIZON + 14])
 
-    def paint(self, image: np.ndarray, t: np.ndarray, camera: np.ndarray, light: Lighting, moments: Moments, labels: Labels | None) -> None:
+    def paint(
+        self,
+        image: np.ndarray,
+        t: np.ndarray,
+        camera: np.ndarray,
+        light: Lighting,
+        moments: Moments,
+        labels: Labels | None,
+    ) -> None:
         base = self._still(light)
         for i, moment in enumerate(moments.which):
             image[i][:, : self.rows] = base[moment]
@@ -48,9 +56,14 @@ class Sky:
         view = self.view
         y = np.clip(np.arange(self.rows, dtype=F32) / F32(SKY * view.scale), 0, 1)[None, None]
         upper, lower = np.clip(2 * y, 0, 1), np.clip(2 * y - 1, 0, 1)
-        column = (light.top[:, :, None] * (1 - upper) + light.middle[:, :, None] * upper) * (1 - lower) + light.low[:, :, None] * lower
+        column = (light.top[:, :, None] * (1 - upper) + light.middle[:, :, None] * upper) * (1 - lower) + light.low[
+            :, :, None
+        ] * lower
         base = np.repeat(column[..., None], view.width, 3)
-        px, py = (np.arange(view.width, dtype=F32) + F32(0.5)) / F32(view.scale), (np.arange(self.rows, dtype=F32) + F32(0.5)) / F32(view.scale)
+        px, py = (
+            (np.arange(view.width, dtype=F32) + F32(0.5)) / F32(view.scale),
+            (np.arange(self.rows, dtype=F32) + F32(0.5)) / F32(view.scale),
+        )
         sun_y = self.sun_y(light.angle).astype(F32)
         across = np.exp(-((px - F32(self.sun_x)) ** 2) / 340)
         down = np.exp(-((py[None] - sun_y[:, None]) ** 2) / 340) * light.daylight[:, None]
@@ -89,15 +102,32 @@ class Sky:
         count = int(0.0085 * SKY * view.wide)
         u = Stream(self.seed, "stars").cells(np.arange(count), 4)
         x, y = (u[:, 0] * view.width).astype(int), (u[:, 1] ** 1.3 * SKY * 0.9 * view.scale).astype(int)
-        glint = (0.75 + 0.25 * np.sin(t[frames, None] * 3 + 2 * np.pi * u[:, 3])) * (0.25 + 0.75 * u[:, 2]) * shining[frames, None]
+        glint = (
+            (0.75 + 0.25 * np.sin(t[frames, None] * 3 + 2 * np.pi * u[:, 3]))
+            * (0.25 + 0.75 * u[:, 2])
+            * shining[frames, None]
+        )
         big = max(1, round(view.scale))
         for dy in range(big):
             for dx in range(big):
                 for channel, tone in enumerate((0.95, 0.97, 1.0)):
-                    at = (frames[:, None], channel, np.minimum(y + dy, view.height - 1), np.minimum(x + dx, view.width - 1))
+                    at = (
+                        frames[:, None],
+                        channel,
+                        np.minimum(y + dy, view.height - 1),
+                        np.minimum(x + dx, view.width - 1),
+                    )
                     image[at] += (glint * tone).astype(F32)
 
-    def _clouds(self, image: np.ndarray, t: np.ndarray, camera: np.ndarray, light: Lighting, moments: Moments, labels: Labels | None) -> None:
+    def _clouds(
+        self,
+        image: np.ndarray,
+        t: np.ndarray,
+        camera: np.ndarray,
+        light: Lighting,
+        moments: Moments,
+        labels: Labels | None,
+    ) -> None:
         """Fair-weather clouds stay whatever the weather; more of them fade in under a grey sky."""
         left = self.drift + DRIFT * t + CLOUD_DEPTH * camera
         day = 1 - light.night
@@ -105,7 +135,10 @@ class Sky:
         paint = paint * (1 - F32(0.25) * light.rain[:, None]) * (1 - F32(0.55) * light.night[:, None])
         dark = np.zeros(len(day), F32)
         veil = 1 - light.clear
-        for name, step, thick in (("clouds", 23.0, np.ones_like(veil)), ("grey clouds", 17.0, np.clip(veil * 1.6, 0, 1))):
+        for name, step, thick in (
+            ("clouds", 23.0, np.ones_like(veil)),
+            ("grey clouds", 17.0, np.clip(veil * 1.6, 0, 1)),
+        ):
             if thick.max() <= 0.01:
                 continue
             strip = self._cloud_strip(name, step, float(left.min()), float(left.max()) + self.view.wide)

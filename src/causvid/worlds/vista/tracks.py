@@ -64,8 +64,8 @@ class Switch:
 class State:
     """Per-frame truth of a clip, all arrays [F, ...]; lengths are in pixels of the rendered picture.
 
-    `*_index` counts in the tuples of `scene` (LIGHTS, WEATHERS, COLOURS, MOTIONS, CAMERAS). `settled` is false while any
-    event is under way. `patches` [T, H/p, W/p] says what covers each patch, if it was asked for (see truth.KINDS).
+    `*_index` counts in the tuples of `scene` (LIGHTS, WEATHERS, COLOURS, MOTIONS, CAMERAS). `settled` is false while
+    any event is under way. `patches` [T, H/p, W/p] says what covers each patch, if it was asked for (see truth.KINDS).
     """
 
     time: np.ndarray  # seconds of the endless clip
@@ -91,8 +91,13 @@ class State:
     def attributes(self, frame: int) -> dict[str, str]:
         """The names in force at a frame of this clip."""
         tables = {"light": LIGHTS, "weather": WEATHERS, "colour": COLOURS, "motion": MOTIONS, "camera": CAMERAS}
-        indices = {"light": self.light_index, "weather": self.weather_index, "colour": self.colour_index,
-                   "motion": self.motion_index, "camera": self.camera_index}  # fmt: skip
+        indices = {
+            "light": self.light_index,
+            "weather": self.weather_index,
+            "colour": self.colour_index,
+            "motion": self.motion_index,
+            "camera": self.camera_index,
+        }
         return {name: tables[name][indices[name][frame]] for name in tables}
 
 
@@ -101,8 +106,13 @@ class Tracks:
 
     def __init__(self, scene: Scene, t: np.ndarray):
         self.scene, self.t = scene, t
-        now = {"light": scene.light, "weather": scene.weather, "colour": scene.colour,
-               "motion": scene.motion, "camera": scene.camera}  # fmt: skip
+        now = {
+            "light": scene.light,
+            "weather": scene.weather,
+            "colour": scene.colour,
+            "motion": scene.motion,
+            "camera": scene.camera,
+        }
         self.switches = {name: Switch(value, EVENT_SECONDS[name]) for name, value in now.items()}
         for event in scene.events:
             now = settle(now, event)
@@ -111,7 +121,9 @@ class Tracks:
         self._lights()
         self._weathers()
         self._cameras()
-        self.colour = self.switches["colour"].weights(t).T @ np.stack([COLOUR_INKS[c] for c in self.switches["colour"].values])
+        self.colour = self.switches["colour"].weights(t).T @ np.stack(
+            [COLOUR_INKS[c] for c in self.switches["colour"].values]
+        )
         self.colour = self.colour.astype(F32)
 
     def _lights(self) -> None:
@@ -142,7 +154,8 @@ class Tracks:
         self.sweep = sweeping * SWEEP_UNITS * np.sin(2 * np.pi * self.t / SWEEP_PERIOD + phase)
         self.camera = switch.integral(speeds, self.t) + self.sweep
         self.travel_speed = np.tensordot(speeds, weights, 1)  # without the sweep: heroes do not chase it
-        self.travel_side = float(np.sign(next((s for s in speeds if s), 0)))  # so that stopping does not turn a train round
+        # the side of the first travel: stopping does not turn a train round
+        self.travel_side = float(np.sign(next((s for s in speeds if s), 0)))
 
     def motion_weights(self) -> np.ndarray:
         """[13, F]"""
@@ -160,5 +173,3 @@ class Tracks:
         for switch in self.switches.values():
             busy |= switch.changing(self.t)
         return ~busy
-
-

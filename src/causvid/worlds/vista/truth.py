@@ -21,19 +21,16 @@ class Labels:
         if row is not None:
             np.copyto(self.maps[row, rows, cols], np.asarray(kind, np.uint8), where=where)
 
-    def shares(self, patch: int) -> np.ndarray:
-        """Share of each class in each patch, [T, H/p, W/p, 12]."""
-        count, height, width = self.maps.shape
-        tiles = self.maps.reshape(count, height // patch, patch, width // patch, patch)
-        return np.stack([(tiles == kind).mean((2, 4)) for kind in range(len(KINDS))], -1)
 
-    def patches(self, patch: int) -> np.ndarray:
-        """The class of each patch, [T, H/p, W/p]."""
-        shares = self.shares(patch)
-        winner = shares.argmax(-1)
-        for kind, enough in _SMALL.items():
-            winner = np.where(shares[..., kind] >= enough, kind, winner)
-        return winner.astype(np.int64)
+def patch_classes(maps: np.ndarray, patch: int) -> np.ndarray:
+    """The class of each patch, [T, H/p, W/p], from maps [T, H, W]."""
+    count, height, width = maps.shape
+    tiles = maps.reshape(count, height // patch, patch, width // patch, patch)
+    shares = np.stack([(tiles == kind).mean((2, 4)) for kind in range(len(KINDS))], -1)
+    winner = shares.argmax(-1)
+    for kind, enough in _SMALL.items():
+        winner = np.where(shares[..., kind] >= enough, kind, winner)
+    return winner.astype(np.int64)
 
 
 def latent_frames(num_frames: int, compression: int = 4) -> np.ndarray:

@@ -8,8 +8,17 @@ from causvid.worlds.vista.streams import Stream
 from causvid.worlds.vista.truth import KIND, Labels
 
 
-def paint_sea(image: np.ndarray, seed: int, view: View, t: np.ndarray, camera: np.ndarray, light: Lighting, which: np.ndarray,
-              sun_x: float, labels: Labels | None) -> None:  # fmt: skip
+def paint_sea(
+    image: np.ndarray,
+    seed: int,
+    view: View,
+    t: np.ndarray,
+    camera: np.ndarray,
+    light: Lighting,
+    which: np.ndarray,
+    sun_x: float,
+    labels: Labels | None,
+) -> None:
     top = int(HORIZON * view.scale)
     rows = view.height - top
     start = Stream(seed, "water").uniform(0, 100)
@@ -18,14 +27,20 @@ def paint_sea(image: np.ndarray, seed: int, view: View, t: np.ndarray, camera: n
     depth = k / (HEIGHT - HORIZON)
     source = np.clip(top - 1 - (np.arange(rows) * 0.95).astype(int), 0, None)
     amplitude = 0.4 + 2.2 * depth
-    wobble = amplitude * (np.sin(k * 1.15 / (1 + 0.03 * k) - clock * 3.0) + 0.6 * np.sin(k * 0.53 + 1.7 - clock * 1.9)) * view.scale
+    wobble = (
+        amplitude
+        * (np.sin(k * 1.15 / (1 + 0.03 * k) - clock * 3.0) + 0.6 * np.sin(k * 0.53 + 1.7 - clock * 1.9))
+        * view.scale
+    )
     columns = np.clip(np.arange(view.width)[None, None] + np.round(wobble).astype(int)[:, :, None], 0, view.width - 1)
     flat = source[None, :, None] * view.width + columns  # [F, rows, W]
     x = (np.arange(view.width, dtype=F32) + F32(0.5)) / F32(view.scale)
     fade = np.clip(0.60 - 0.38 * depth, 0, 1).astype(F32)[:, None]
     body = ink(0.06, 0.32, 0.46) * light.tint + F32(0.10) * light.low
     across = (x[None] * F32(0.16) + np.mod(clock * 1.3 + camera[:, None] * 0.16, 2 * np.pi).astype(F32))[:, None, :]
-    down = (k * 1.9 / (1 + 0.05 * k)).astype(F32)[None, :, None] - np.mod(clock * 2.4, 2 * np.pi).astype(F32)[:, :, None]
+    down = (k * 1.9 / (1 + 0.05 * k)).astype(F32)[None, :, None] - np.mod(clock * 2.4, 2 * np.pi).astype(F32)[
+        :, :, None
+    ]
     ripple = np.sin(down + np.sin(across + (k * 0.7).astype(F32)[None, :, None]) * F32(1.5))
     glitter_shape = np.exp(-(((x[None] - F32(sun_x)) / (4 + 0.35 * k[:, None].astype(F32))) ** 2))
     crests = np.clip(ripple - F32(0.55), 0, 1)

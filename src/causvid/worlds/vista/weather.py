@@ -9,7 +9,9 @@ from causvid.worlds.vista.streams import Stream
 RAIN_SPEED, RAIN_PERIOD, RAIN_SLANT = 72.0, 24.0, 0.30  # units a second, units, units sideways per unit down
 
 
-def paint_fall(image: np.ndarray, seed: int, view: View, t: np.ndarray, camera: np.ndarray, light: Lighting, which: np.ndarray) -> None:
+def paint_fall(
+    image: np.ndarray, seed: int, view: View, t: np.ndarray, camera: np.ndarray, light: Lighting, which: np.ndarray
+) -> None:
     """Rain and snow, in front of everything."""
     if light.rain.max() > 0:
         _rain(image, seed, view, t, light, which)
@@ -18,7 +20,7 @@ def paint_fall(image: np.ndarray, seed: int, view: View, t: np.ndarray, camera: 
 
 
 def _rain(image: np.ndarray, seed: int, view: View, t: np.ndarray, light: Lighting, which: np.ndarray) -> None:
-    """Drops repeat every third of a second (four frames at 12 a second): a video codec can code that, random rain it cannot."""
+    """Drops repeat every third of a second, four frames at 12 a second: a codec can code that, but no random rain."""
     u = Stream(seed, "rain").cells(np.arange(int(view.wide * 0.30) + 1), 3)
     fallen = np.round(np.mod(t * RAIN_SPEED, RAIN_PERIOD), 3)
     sheets = {value: _rain_sheet(u, view, value) for value in set(fallen[light.rain[which] > 0])}
@@ -48,14 +50,22 @@ def _rain_sheet(u: np.ndarray, view: View, fallen: float) -> np.ndarray:
     return sheet.reshape(view.height, view.width)
 
 
-def _snow(image: np.ndarray, seed: int, view: View, t: np.ndarray, camera: np.ndarray, light: Lighting, which: np.ndarray) -> None:
+def _snow(
+    image: np.ndarray, seed: int, view: View, t: np.ndarray, camera: np.ndarray, light: Lighting, which: np.ndarray
+) -> None:
     """Flakes of two units, each coming when the snowfall is thick enough for it."""
     count = int(HEIGHT * view.wide * 0.0070)
     u = Stream(seed, "snow").cells(np.arange(count), 5)
     near = 0.45 + 0.65 * u[:, 2]
     frames = np.flatnonzero(light.snow[which] > 0)
     clock = t[frames, None]
-    x = np.mod(u[:, 0] * view.wide + 2.2 * np.sin(clock * 1.4 + 2 * np.pi * u[:, 3]) - clock * 4 * near - camera[frames, None] * 0.6 * near, view.wide)
+    x = np.mod(
+        u[:, 0] * view.wide
+        + 2.2 * np.sin(clock * 1.4 + 2 * np.pi * u[:, 3])
+        - clock * 4 * near
+        - camera[frames, None] * 0.6 * near,
+        view.wide,
+    )
     y = np.mod(u[:, 1] * HEIGHT + clock * 16 * near, HEIGHT)
     strength = np.clip((light.snow[which][frames, None] - u[:, 4]) * 6, 0, 1)
     radius = 0.75 + 0.40 * (near - 0.45) / 0.65

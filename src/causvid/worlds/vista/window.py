@@ -1,4 +1,4 @@
-"""A small window that follows a moving thing: its parts are drawn for all frames at once, then laid into the picture."""
+"""A small window that follows a moving thing: its parts are drawn for all frames at once, then laid down."""
 
 from collections.abc import Callable, Iterator
 
@@ -6,27 +6,39 @@ import numpy as np
 
 from causvid.worlds.vista.canvas import F32, View, cover, limb_distance, triangle_distance
 
-Light = tuple[float, float, float, float]  # brightness at the lower and the upper end of a height range: low, high, y0, y1
+Light = tuple[
+    float, float, float, float
+]  # brightness at the lower and the upper end of a height range: low, high, y0, y1
 
 
 class Window:
     """Coordinates u, v are in the thing's own units, u forwards and v downwards; `facing` in [-1, 1] turns it round."""
 
-    def __init__(self, view: View, x: np.ndarray, y: np.ndarray, radius: float, size: float = 1.0,
-                 turn: np.ndarray | None = None, facing: np.ndarray | None = None):  # fmt: skip
-        self.scale = F32(size * view.scale)
+    def __init__(
+        self,
+        view: View,
+        x: np.ndarray,
+        y: np.ndarray,
+        radius: float,
+        size: float = 1.0,
+        turn: np.ndarray | None = None,
+        facing: np.ndarray | None = None,
+    ):
+        self.scale: np.floating = F32(size * view.scale)
         self.view = view
         half = int(np.ceil(radius * self.scale)) + 1
         self.half, self.count = half, len(x)
         px, py = x * view.scale, y * view.scale
         self.left, self.top = np.floor(px).astype(int) - half, np.floor(py).astype(int) - half
         k = np.arange(2 * half, dtype=F32) + F32(0.5)
-        self.u = ((k + (self.left - px)[:, None].astype(F32)) / self.scale)[:, None, :]
-        self.v = ((k + (self.top - py)[:, None].astype(F32)) / self.scale)[:, :, None]
-        self.turned = turn is not None and bool(np.any(np.abs(turn) > 1e-4))
-        if self.turned:
+        self.u: np.ndarray = ((k + (self.left - px)[:, None].astype(F32)) / self.scale)[:, None, :]
+        self.v: np.ndarray = ((k + (self.top - py)[:, None].astype(F32)) / self.scale)[:, :, None]
+        self.turned = False
+        if turn is not None and np.any(np.abs(turn) > 1e-4):
+            self.turned = True
             cos, sin = np.cos(turn).astype(F32)[:, None, None], np.sin(turn).astype(F32)[:, None, None]
-            self.u, self.v = cos * self.u + sin * self.v, cos * self.v - sin * self.u
+            u, v = self.u, self.v
+            self.u, self.v = cos * u + sin * v, cos * v - sin * u
         self.mirror = 1
         if facing is not None:
             self.u = self.u / facing[:, None, None].astype(F32)
@@ -45,12 +57,21 @@ class Window:
         high = lambda value: max(1, int(np.ceil(value * self.scale)) + self.half + 2)  # noqa: E731
         return slice(low(y0), high(y1)), slice(low(x0), high(x1))
 
-    def shape(self, distance: Callable[[np.ndarray, np.ndarray], np.ndarray], bounds: tuple[float, float, float, float],
-              colour: np.ndarray, light: Light | None = None, alpha: np.ndarray | float = 1.0,
-              shade: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None) -> None:  # fmt: skip
+    def shape(
+        self,
+        distance: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        bounds: tuple[float, float, float, float],
+        colour: np.ndarray,
+        light: Light | None = None,
+        alpha: np.ndarray | float = 1.0,
+        shade: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    ) -> None:
         """Paint where distance(u, v) < 0. `colour` is [3], or [F, 3] while it changes; bounds are x0, x1, y0, y1."""
         rows, cols = self._span(*bounds)
-        u, v = self.u[:, rows if self.turned else slice(None), cols], self.v[:, rows, cols if self.turned else slice(None)]
+        u, v = (
+            self.u[:, rows if self.turned else slice(None), cols],
+            self.v[:, rows, cols if self.turned else slice(None)],
+        )
         amount = cover(distance(u, v) * self.scale)
         if not (isinstance(alpha, float) and alpha == 1.0):
             amount = amount * (np.asarray(alpha, F32).reshape(-1, 1, 1))
@@ -72,15 +93,42 @@ class Window:
         if self.glow is not None:
             self.glow[:, :, rows, cols] *= keep[:, None]
 
-    def box(self, x: float, y: float, rx: float, ry: float, colour: np.ndarray, rounded: float = 0.0,
-            light: Light | None = None, alpha: np.ndarray | float = 1.0) -> None:  # fmt: skip
-        self.shape(lambda u, v: box_distance(u - F32(x), v - F32(y), rx, ry, rounded), (x - rx, x + rx, y - ry, y + ry),
-                   colour, light, alpha)  # fmt: skip
+    def box(
+        self,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float,
+        colour: np.ndarray,
+        rounded: float = 0.0,
+        light: Light | None = None,
+        alpha: np.ndarray | float = 1.0,
+    ) -> None:
+        self.shape(
+            lambda u, v: box_distance(u - F32(x), v - F32(y), rx, ry, rounded),
+            (x - rx, x + rx, y - ry, y + ry),
+            colour,
+            light,
+            alpha,
+        )
 
-    def ellipse(self, x: float, y: float, rx: float, ry: float, colour: np.ndarray, light: Light | None = None,
-                alpha: np.ndarray | float = 1.0) -> None:  # fmt: skip
-        self.shape(lambda u, v: ellipse_distance(u - F32(x), v - F32(y), rx, ry), (x - rx, x + rx, y - ry, y + ry),
-                   colour, light, alpha)  # fmt: skip
+    def ellipse(
+        self,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float,
+        colour: np.ndarray,
+        light: Light | None = None,
+        alpha: np.ndarray | float = 1.0,
+    ) -> None:
+        self.shape(
+            lambda u, v: ellipse_distance(u - F32(x), v - F32(y), rx, ry),
+            (x - rx, x + rx, y - ry, y + ry),
+            colour,
+            light,
+            alpha,
+        )
 
     def disc(self, x: float, y: float, radius: float, colour: np.ndarray, light: Light | None = None) -> None:
         self.ellipse(x, y, radius, radius, colour, light)
@@ -96,18 +144,30 @@ class Window:
 
     def lamp(self, x: float, y: float, radius: float, colour: np.ndarray, strength: np.ndarray) -> None:
         """A soft light of `strength` [F]."""
-        self.shine(lambda u, v: np.clip(1 - np.hypot(u - F32(x), v - F32(y)) / F32(radius), 0, 1) ** 2,
-                   (x - radius, x + radius, y - radius, y + radius), colour, strength)  # fmt: skip
+        self.shine(
+            lambda u, v: np.clip(1 - np.hypot(u - F32(x), v - F32(y)) / F32(radius), 0, 1) ** 2,
+            (x - radius, x + radius, y - radius, y + radius),
+            colour,
+            strength,
+        )
 
-    def shine(self, amount: Callable[[np.ndarray, np.ndarray], np.ndarray], bounds: tuple[float, float, float, float],
-              colour: np.ndarray, strength: np.ndarray) -> None:  # fmt: skip
+    def shine(
+        self,
+        amount: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        bounds: tuple[float, float, float, float],
+        colour: np.ndarray,
+        strength: np.ndarray,
+    ) -> None:
         """Add light `amount(u, v)` on top of whatever lies behind."""
         if not np.any(strength > 0):
             return
         if self.glow is None:
             self.glow = np.zeros_like(self.rgb)
         rows, cols = self._span(*bounds)
-        u, v = self.u[:, rows if self.turned else slice(None), cols], self.v[:, rows, cols if self.turned else slice(None)]
+        u, v = (
+            self.u[:, rows if self.turned else slice(None), cols],
+            self.v[:, rows, cols if self.turned else slice(None)],
+        )
         light = amount(u, v) * strength.astype(F32)[:, None, None]
         for channel in range(3):
             self.glow[:, channel, rows, cols] += light * colour[channel]

@@ -1,0 +1,124 @@
+"""Prompts back into attributes: what a prompt asks for, and which of its words Vista does not know."""
+
+import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+
+from causvid.worlds.vista import phrases
+from causvid.worlds.vista.captions import _all_phrases, vocabulary
+from causvid.worlds.vista.sampling import complete
+from causvid.worlds.vista.scene import Event, Scene
+
+_TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|[,;:.!?]")
+_MARKS = frozenset(tuple(mark.split()) for mark in phrases.SECOND_MARKS)
+_THEN = frozenset(tuple(words.split()) for words in phrases.CONNECTIVES)
+
+
+@dataclass
+class Parsed:
+    """What a prompt requires. Order matters: the first thing named is the hero, the other one comes second.
+
+    attributes: any of biome, light, weather, hero, colour, motion, camera, second hero, second colour, second motion.
+    events: (kind, target) in the order told. unknown: (word, similar known words).
+    """
+
+    attributes: dict[str, str] = field(default_factory=dict)
+    events: list[tuple[str, str]] = field(default_factory=list)
+    unknown: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+
+    def disagreements(self, scene: Scene) -> list[str]:
+        """The attributes that `scene` does not show as required."""
+        shown = dict(vars(scene))
+        if scene.second is not None:
+            shown |= {f"second {name}": value for name, value in scene.second._asdict().items()}
+        wrong = [name for name, value in self.attributes.items() if shown.get(name) != value]
+        if self.events and self.events != [tuple(event[1:]) for event in scene.events]:
+            wrong.append("events")
+        return wrong
+
+
+def parse_caption(text: str) -> Parsed:
+    """Attributes, events and unknown words of any prompt."""
+    words = tokens(text)
+    parsed = Parsed(unknown=_unknown(words))
+    happening, second, colour = False, False, None
+    for match in _matches(words):
+        slot, value = match.slot, match.value
+        if slot == "pause":
+            happening, second, colour = False, False, None
+        elif slot == "then":
+            happening = True
+        elif slot == "mark":
+            second = True
+        elif slot == "colour":
+            colour = value
+            if happening:
+                parsed.events.append(("colour", value))
+        elif slot == "hero":
+            if happening:
+                continue
+            second = second or "hero" in parsed.attributes
+            name = "second " if second else ""
+            if f"{name}hero" not in parsed.attributes:
+                parsed.attributes[f"{name}hero"] = value
+                if colour is not None:
+                    parsed.attributes[f"{name}colour"] = colour
+            colour = None
+        elif happening:
+            parsed.events.append((slot, value))
+        elif slot == "motion" and second and "second hero" in parsed.attributes:
+            parsed.attributes.setdefault("second motion", value)
+        else:
+            parsed.attributes.setdefault(slot, value)
+            second = second and slot != "biome"
+    return parsed
+
+
+def tokens(text: str) -> list[str]:
+    """Lower-case words and commas; every mark of punctuation is a comma."""
+    return ["," if not token[0].isalnum() else token for token in _TOKEN.findall(text.lower())]
+
+
+@dataclass(frozen=True)
+class _Match:
+    slot: str
+    value: str
+
+
+@cache
+def _dictionary() -> dict[tuple[str, ...], _Match]:
+    table = {tuple(phrase.split()): _Match(slot, value) for phrase, slot, value in _all_phrases()}
+    table |= {words: _Match("mark", "") for words in _MARKS}
+    return table | {words: _Match("then", "") for words in _THEN} | {(",",): _Match("pause", "")}
+
+
+def _matches(words: list[str]) -> Iterator[_Match]:
+    """The longest known phrase at each place, from left to right."""
+    table = _dictionary()
+    longest = max(map(len, table))
+    at = 0
+    while at < len(words):
+        for length in range(min(longest, len(words) - at), 0, -1):
+            match = table.get(tuple(words[at : at + length]))
+            if match is not None:
+                yield match
+                break
+        else:
+            length = 1
+        at += length
+
+
+def _unknown(words: list[str]) -> list[tuple[str, tuple[str, ...]]]:
+    known = vocabulary()
+    strangers = dict.fromkeys(word for word in words if word != "," and word not in set(known))
+    return [(word, tuple(difflib.get_close_matches(word, known, n=3, cutoff=0.6))) for word in strangers]
+
+
+def scene_from_prompt(text: str, seed: int = 0, switch_every: float = 3.0) -> Scene:
+    """A scene that shows what a prompt asks for; what it leaves open follows from the seed."""
+    parsed = parse_caption(text)
+    return complete(
+        parsed.attributes, [Event(switch_every * (k + 1), *event) for k, event in enumerate(parsed.events)], seed
+    )
