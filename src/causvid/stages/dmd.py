@@ -190,7 +190,8 @@ def train(
                 sitting.show()
                 last_sheet = budget.seconds
     sitting.save()
-    sitting.show()
+    if not stopped:  # who interrupts does not want to wait
+        sitting.show()
     weights = run_dir / "weights"
     write_student(sitting.actors, cfg.model, weights)
     hand_on_words(cfg.init or cfg.teacher, weights)

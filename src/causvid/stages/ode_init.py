@@ -207,7 +207,8 @@ def train(
                 sitting.write_sheet()
                 last_sheet = budget.seconds
     sitting.save()
-    sitting.write_sheet()
+    if not stopped:  # who interrupts does not want to wait
+        sitting.write_sheet()
     weights = run_dir / "weights"
     write_weights(weights / "student.safetensors", sitting.average, config_metadata(cfg.model))
     hand_on_words(cfg.teacher, weights)
@@ -331,8 +332,8 @@ class Sitting:
 
     def write_sheet(self) -> None:
         file = self.run.folder / "samples" / f"step-{self.step:08d}.png"
-        student = Network(self.ema.averages, self.cfg.dtype)
-        write_student_sheet(file, student, self.cfg.student, self.clip_shape, self.words, self.gallery)
+        student = Network(self.average, self.cfg.dtype)
+        write_student_sheet(file, student, self.cfg.student, self.clip, self.words, self.gallery)
 
     def report(self, progress: float, rate: float, norm: float, loss: Scalar) -> None:
         value = float(parallel.mean_over_ranks(loss)) * parallel.num_ranks()
