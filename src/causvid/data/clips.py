@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -160,7 +160,7 @@ def _make_shard(folder: Path, spec: PoolSpec, shard: int, source: Source) -> Non
 
 def _claim(folder: Path, pools: Sequence[PoolSpec], made_from: dict[str, str]) -> None:
     """Write the index, or check that the cache that is there has the same origin and the same seeds."""
-    index = {"made_from": made_from, "pools": {}}
+    index: dict[str, Any] = {"made_from": made_from, "pools": {}}
     if (folder / INDEX).exists():
         index = json.loads((folder / INDEX).read_text())
         if index["made_from"] != made_from:

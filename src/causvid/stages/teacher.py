@@ -202,11 +202,9 @@ def train(
                 sitting.write_sheet(progress)
                 last_sheet = budget.seconds
     sitting.save()
-    sitting.write_sheet(budget.progress(sitting.step))
-    weights = run_dir / "weights"
-    write_weights(weights / "teacher.safetensors", sitting.ema.averages.model)
-    write_weights(weights / "text.safetensors", sitting.ema.averages.text, sitting.ema.averages.text.about())
-    return weights
+    if not stopped:  # who interrupts does not want to wait
+        sitting.write_sheet(budget.progress(sitting.step))
+    return sitting.weights
 
 
 class Sitting:
@@ -215,6 +213,7 @@ class Sitting:
     def __init__(self, cfg: TeacherConfig, run_dir: Path, device: torch.device, world: World) -> None:
         self.cfg, self.device, self.world = cfg, device, world
         self.pools = [Pool(Path(cfg.data), length.pool) for length in cfg.lengths]
+        self.weights = run_dir / "weights"
         self.run = Run(run_dir, cfg, data=" ".join(pool.identity for pool in self.pools))
         torch.manual_seed(cfg.seed)
         self.teacher = Teacher(cfg, world.vocabulary).to(device)
@@ -315,6 +314,9 @@ class Sitting:
             state={"seconds": self.seconds, "drawn": self.drawn, "ema_updates": self.ema.num_updates},
             about=self.run.about,
         )
+        averages = self.ema.averages  # for use while the run goes on
+        write_weights(self.weights / "teacher.safetensors", averages.model)
+        write_weights(self.weights / "text.safetensors", averages.text, averages.text.about())
 
     def resume(self, checkpoint: Checkpoint) -> None:
         load_checkpoint(checkpoint, modules=self.modules, optimizers=self.optimizers)
