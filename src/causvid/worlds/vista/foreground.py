@@ -22,6 +22,7 @@ def foreground_strip(biome: str, seed: int, view: View, left: np.ndarray, hero_x
     strip = Strip(view, float(edge.min()), float(edge.max()) + view.wide, KIND["foreground"])
     for x, u in cells(Stream(seed, f"foreground {biome}"), strip, SPACING, 0.16):
         _place(biome, strip, x, u)
+    strip.kind[:] = KIND["foreground"]  # whatever grows there
     return strip, edge
 
 

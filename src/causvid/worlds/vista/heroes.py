@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -87,12 +88,16 @@ def _puffs(w: Window, phase: np.ndarray) -> None:
         age = np.mod(phase * 0.08 + k / 4, 1)
         x, y, radius = _per_frame(8 - 13 * age), _per_frame(-10.5 - 5 * np.sqrt(age)), _per_frame(1.4 + 2.6 * age)
         w.shape(
-            lambda u, v, x=x, y=y, radius=radius: np.hypot(u - x, v - y) - radius,
+            partial(_round, x, y, radius),
             (-9, 11, -20, -8),
             ink(0.93, 0.93, 0.95),
             None,
             0.75 * (1 - age) * _fresh(age),
         )
+
+
+def _round(x: np.ndarray, y: np.ndarray, radius: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.hypot(u - x, v - y) - radius
 
 
 def _fresh(age: np.ndarray) -> np.ndarray:

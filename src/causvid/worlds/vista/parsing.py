@@ -110,10 +110,23 @@ def _matches(words: list[str]) -> Iterator[_Match]:
         at += length
 
 
+def rephrase(text: str) -> str:
+    """A prompt in words that captions use, for a model that was trained on captions: "a ship" becomes "a boat"."""
+    words = [phrases.SYNONYMS.get(word, word) for word in tokens(text)]
+    return " ".join(word for word in words if word).replace(" ,", ",")
+
+
 def _unknown(words: list[str]) -> list[tuple[str, tuple[str, ...]]]:
     known = vocabulary()
     strangers = dict.fromkeys(word for word in words if word != "," and word not in set(known))
-    return [(word, tuple(difflib.get_close_matches(word, known, n=3, cutoff=0.6))) for word in strangers]
+    return [(word, _similar(word, known)) for word in strangers]
+
+
+def _similar(word: str, known: list[str]) -> tuple[str, ...]:
+    """What might have been meant: a synonym, or words spelt much the same."""
+    if word in phrases.SYNONYMS:
+        return (phrases.SYNONYMS[word],)
+    return tuple(difflib.get_close_matches(word, known, n=3, cutoff=0.6))
 
 
 def scene_from_prompt(text: str, seed: int = 0, switch_every: float = 3.0) -> Scene:

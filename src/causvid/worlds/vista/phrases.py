@@ -16,17 +16,17 @@ COLOUR_WORDS = {
 }
 
 HERO_WORDS = {
-    "car": ["car", "car", "automobile", "hatchback", "family car", "passenger car"],
-    "bus": ["bus", "bus", "city bus", "coach", "school bus", "passenger bus"],
+    "car": ["car", "car", "automobile", "hatchback", "family car", "family automobile"],
+    "bus": ["bus", "bus", "city bus", "coach", "school bus", "city coach"],
     "train": ["train", "train", "steam train", "locomotive", "steam engine", "steam locomotive"],
-    "ball": ["ball", "ball", "striped ball", "beach ball", "rubber ball", "toy ball"],
-    "rabbit": ["rabbit", "rabbit", "bunny", "hare", "bunny rabbit", "wild rabbit"],
-    "bird": ["bird", "bird", "songbird", "sparrow", "robin", "wild bird"],
+    "ball": ["ball", "ball", "striped ball", "beach ball", "rubber ball", "striped beach ball"],
+    "rabbit": ["rabbit", "rabbit", "bunny", "hare", "bunny rabbit", "bunny hare"],
+    "bird": ["bird", "bird", "songbird", "sparrow", "robin", "robin songbird"],
     "balloon": ["balloon", "hot-air balloon", "hot air balloon", "airship", "striped balloon"],
-    "plane": ["plane", "airplane", "aeroplane", "propeller plane", "aircraft", "passenger plane"],
+    "plane": ["plane", "airplane", "aeroplane", "propeller plane", "aircraft", "propeller aircraft"],
     "ufo": ["ufo", "flying saucer", "spaceship", "alien spaceship", "alien saucer"],
-    "boat": ["boat", "sailboat", "sailing boat", "yacht", "toy boat"],
-    "duck": ["duck", "duck", "duckling", "mallard", "rubber duck", "wild duck"],
+    "boat": ["boat", "sailboat", "sailing boat", "yacht", "sailing yacht"],
+    "duck": ["duck", "duck", "duckling", "mallard", "rubber duck", "mallard duck"],
 }
 MANNERS = ["little", "small", "cheerful", "pretty", "lovely", "tiny", "cute"]  # say nothing that can be seen
 
@@ -207,8 +207,18 @@ SECOND_WORDS = ["with {} nearby", "near {}", "together with {}", "accompanied by
 SECOND_MARKS = ["with", "near", "together with", "accompanied by", "beside", "next to", "joined by", "and"]
 CAPTION_GLUE = ["a", "an", "that", "which", "where"]
 
-# Words on their own that name an attribute: for prompts that people write.
+# What people write besides: understood, but in no caption, so a model has never been told them (see `rephrase`).
 KEYWORDS = {
+    "hero": {
+        "car": ["passenger car", "toy car"],
+        "bus": ["passenger bus", "toy bus"],
+        "plane": ["passenger plane", "toy plane"],
+        "ball": ["toy ball"],
+        "boat": ["toy boat"],
+        "rabbit": ["wild rabbit"],
+        "bird": ["wild bird"],
+        "duck": ["wild duck"],
+    },
     "biome": {
         "meadow": [
             "meadow",
@@ -270,6 +280,21 @@ KEYWORDS = {
         "stays": ["stays", "stands", "standing", "parked", "rests", "resting"],
     },
 }
+
+
+# Words that no caption has, in words that captions have. The first block is part of the vocabulary, the second is not.
+SYNONYMS = {
+    "alps": "snowy mountains", "bounce": "bounces", "cloudless": "clear", "drive": "drives", "dune": "dunes",
+    "farmland": "countryside", "fields": "countryside", "fly": "flies", "grass": "meadow", "grassland": "meadow",
+    "hop": "hops", "island": "islands", "moonlit": "moonlight", "mountain": "mountains", "nighttime": "night",
+    "passenger": "", "raining": "rains", "seaside": "coast", "skyscraper": "skyscrapers", "snowfall": "falling snow",
+    "snowing": "snows", "stationary": "static", "town": "city", "toy": "", "urban": "city", "which": "that", "wild": "",
+
+    "ship": "boat", "vessel": "boat", "vehicle": "car", "auto": "car", "jet": "airplane", "saucer": "flying saucer",
+    "magenta": "pink", "lilac": "purple", "gold": "yellow", "navy": "blue", "lime": "green",
+    "village": "cottages", "jungle": "forest", "beach": "coast", "lake": "water", "sunlit": "sunny",
+    "nightfall": "night", "cloudy": "misty", "stormy": "rainy", "drizzle": "rain",
+}  # fmt: skip
 
 
 def finite(verb: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from causvid.errors import UserError
-from causvid.worlds.vista.captions import caption, timeline_prompts
+from causvid.worlds.vista.captions import caption, caption_at
 from causvid.worlds.vista.controls import relight, sketch
 from causvid.worlds.vista.render import render
 from causvid.worlds.vista.sampling import SPLITS, sample_scene
@@ -89,15 +89,15 @@ def write_world(
 def _text(scene: Scene, seed: int, split: str, seconds: float) -> str:
     if split != "timeline":
         return caption(scene, seed, split)
-    told = [(start, text) for start, text in timeline_prompts(scene, seed) if start < seconds]
-    return " > ".join(f"{start:.0f} s: {text}" for start, text in told)
+    later = [f"{event.target} ({event.time:.0f} s)" for event in scene.events if event.time < seconds]
+    return " > ".join([caption_at(scene, 0.0, seed), *later])
 
 
 def _control_rows(scene: Scene, frames: np.ndarray, seed: int) -> list[tuple[str, np.ndarray]]:
     stream = Stream(seed, "controls")
     light = stream.pick([name for name in LIGHTS if name != scene.light])
     weather = stream.pick([name for name in WEATHERS if name != scene.weather])
-    target = render(relight(scene, light, weather), len(frames), *frames.shape[1:3], FPS)[0]
+    target = render(relight(scene, light, weather), len(frames), frames.shape[1], frames.shape[2], FPS)[0]
     return [("its sketch", sketch(frames)), (f"the exact target for {light}, {weather}", target)]
 
 
