@@ -16,7 +16,7 @@ from causvid.serve.access import Access
 from causvid.serve.app import build_app, listen
 from causvid.serve.engine import Engine, EngineConfig
 from causvid.serve.viewer import Limits
-from conftest import random_model
+from tiny_models import random_model
 
 QUICK = EngineConfig(max_playing=6, max_sessions=12, warm_up=False, threads=1)
 
@@ -34,7 +34,8 @@ class Running:
     @contextlib.contextmanager
     def client(self, session=None, **options):
         query = f"?session={session}" if session else ""
-        with connect(self.url.replace("http", "ws") + "/ws" + query, max_size=None, **options) as socket:
+        settings = {"max_size": None, "max_queue": None, "close_timeout": 2} | options
+        with connect(self.url.replace("http", "ws") + "/ws" + query, **settings) as socket:
             yield Client(socket)
 
     def wait_until(self, condition, seconds=20.0):

@@ -7,7 +7,7 @@ from causvid.adapters import AdapterConfig, Adapters
 from causvid.checkpoints import load_dit
 from causvid.export import save_original
 from causvid.lora import LoraSet, read_lora, save_lora
-from conftest import random_dit
+from tiny_models import random_dit
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import BoxCodec, HashText, random_dit, random_model
 
 import causvid
 from causvid import config, flow, sample
@@ -12,6 +11,7 @@ from causvid.errors import UserError
 from causvid.loading import find, read_spec
 from causvid.noise import chunk_noise
 from causvid.session import frames_from_video, video_from_frames
+from tiny_models import BoxCodec, HashText, random_dit, random_model
 
 
 def test_sampling_the_teacher_is_the_guided_ode(model):
@@ -123,7 +123,7 @@ def test_an_endless_stream_keeps_its_memory(model):
         )
 
     sizes = []
-    for index in range(12):
+    for _ in range(12):
         session.next_chunk()
         sizes.append(held())
     assert sizes[4:] == [sizes[4]] * 8

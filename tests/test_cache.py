@@ -10,7 +10,7 @@ from causvid.cache import FULL, CachePolicy, CacheShape, KVCache, PastOfMany
 from causvid.chunks import chunk_bounds, hold_per_chunk, token_mask
 from causvid.models import dit as dit_module
 from causvid.rope import grid_rotation, rotate, shift_in_time
-from conftest import TINY, random_dit
+from tiny_models import TINY, random_dit
 
 NUM_FRAMES, HEIGHT, WIDTH = 13, 6, 10
 TOLERANCE = 1e-6  # float32; what is left is how matrix products of other heights round

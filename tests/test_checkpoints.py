@@ -16,7 +16,7 @@ from causvid.errors import UserError
 from causvid.export import save_diffusers, save_original
 from causvid.models.dit import VideoDiT, VideoDiTConfig, is_island, num_parameters
 from causvid.models.wan import WAN_1_3B, WAN_5B, WAN_14B, to_diffusers, to_original
-from conftest import TINY, random_dit
+from tiny_models import TINY, random_dit
 
 HEADS = {"num_heads": TINY.num_heads, "text_length": TINY.text_length}
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from causvid.models import dit as dit_module
 from causvid.models.dit import VideoDiT, is_island, num_parameters
-from conftest import TINY, random_dit
+from tiny_models import TINY, random_dit
 
 WAN_1_3B = dict(width=1536, ffn_width=8960, num_heads=12, num_layers=30, in_channels=16, out_channels=16, patch=2)
 WAN_14B = WAN_1_3B | dict(width=5120, ffn_width=13824, num_heads=40, num_layers=40)

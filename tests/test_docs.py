@@ -23,7 +23,7 @@ def test_paper_map_names_things_that_exist():
     assert tests and all((ROOT / path).is_file() for path in tests)
 
 
-@pytest.mark.parametrize("document", sorted((ROOT / "docs").rglob("*.md")) + [ROOT / "README.md"], ids=str)
+@pytest.mark.parametrize("document", [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"], ids=str)
 def test_links_to_files_lead_somewhere(document):
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text()):
         assert (document.parent / target).exists(), f"{document.name} points to {target}"
@@ -59,4 +59,4 @@ def test_reading_closure_stays_within_its_budget(module, max_files, max_lines):
     """How many files must be open to understand one thing: growth should be a decision, not an accident."""
     files = closure(module)
     lines = sum(len(path.read_text().splitlines()) for path in files)
-    assert len(files) <= max_files and lines <= max_lines, sorted((p.name, len(p.read_text().splitlines())) for p in files)
+    assert len(files) <= max_files and lines <= max_lines, f"{len(files)} files, {lines} lines"

@@ -13,7 +13,7 @@ from causvid.errors import UserError
 from causvid.export import save_diffusers, save_original
 from causvid.lora import Lora, LoraSet, LowRank, extract_lora, parse_lora, read_lora, save_lora, write_lora_between
 from causvid.models.wan import to_diffusers
-from conftest import TINY, random_dit
+from tiny_models import TINY, random_dit
 
 RANK, ALPHA = 3, 6.0
 

@@ -14,7 +14,7 @@ from causvid.rollout import Rollout
 from causvid.session import Session
 from causvid.sources import MotionStrength, Source, encode_clip, encode_image, levels_from, measure_motion
 from causvid.take import Take
-from conftest import random_model
+from tiny_models import random_model
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (48, 80, 3), dtype=np.uint8)

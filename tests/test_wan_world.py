@@ -9,7 +9,7 @@ from causvid.bundle import Place
 from causvid.errors import UserError
 from causvid.export import save_diffusers
 from causvid.models.dit import VideoDiTConfig
-from conftest import random_dit
+from tiny_models import random_dit
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")

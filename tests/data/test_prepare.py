@@ -10,7 +10,7 @@ from causvid.data.clips import Pool
 from causvid.data.prepare import PrepareConfig, Prepared, prepare, read_captions, read_clip
 from causvid.errors import UserError
 from causvid.media import write_video
-from conftest import BoxCodec, HashText
+from tiny_models import BoxCodec, HashText
 
 CFG = PrepareConfig(num_latents=3, height=16, width=24, fps=8, clips_per_shard=2)
 

@@ -11,8 +11,8 @@ from causvid import media
 from causvid.serve.engine import EngineConfig
 from causvid.serve.frames import digest
 from causvid.take import Take
-from conftest import random_model
 from live_server import running
+from tiny_models import random_model
 
 
 @pytest.fixture(scope="module")

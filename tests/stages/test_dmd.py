@@ -42,7 +42,7 @@ from causvid.stages.memory import bytes_saved, memory_need
 from causvid.stages.self_rollout import roll_out
 from causvid.stages.sources import Network
 from causvid.training import parallel
-from conftest import random_dit
+from tiny_models import random_dit
 
 CPU = torch.device("cpu")
 SHARED = {"adapter": AdapterConfig(rank=2), "student_optim": replace(OPTIM, lr=1e-2)}

@@ -25,7 +25,7 @@ from causvid.errors import UserError
 from causvid.stages import ode_init, ode_pairs
 from causvid.stages.ode_init import Sitting, behind_clean_past, consistency_error, regression_error
 from causvid.stages.sources import Draws, Network
-from conftest import random_dit
+from tiny_models import random_dit
 
 CPU = torch.device("cpu")
 LEVELS = torch.tensor(STUDENT.sigmas)
