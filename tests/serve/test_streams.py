@@ -259,7 +259,7 @@ def test_what_was_made_is_a_movie(server, tmp_path):
 
 def test_a_slow_reader_misses_frames_and_never_lags(server):
     """It reads nothing for a while; what comes then is the newest."""
-    with server.client() as fast, server.client() as slow:
+    with server.client() as fast, server.client(max_queue=2, close_timeout=0.2) as slow:
         for client in (slow, fast):
             client.send("open", prompt="a red car", pace=8)
         stream = server.engine.streams[slow.wait_for("state")["session"]]

@@ -162,6 +162,8 @@ class Viewer:
                         await self.socket.send_text(self._news.popleft())
                     else:
                         await self.socket.send_bytes(self._frames.popleft())
+                        if not self._frames:
+                            self.engine.poke()  # a stream that goes as fast as its reader may go on
         except Exception:  # the page has gone in the middle of a frame
             self._closed = True
 
