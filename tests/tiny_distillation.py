@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from causvid import flow
 from causvid.cache import CachePolicy
 from causvid.data.clips import Clip, PoolSpec, write_shard
 from causvid.flow import sigma_grid
@@ -131,3 +132,15 @@ def assert_same_weights(a: Path, b: Path, **tolerance) -> None:
         torch.testing.assert_close(
             one[name], two[name], msg=lambda text, name=name: f"{name}: {text}", **tolerance or {"rtol": 0, "atol": 0}
         )
+
+
+def gaussian(mean: float):
+    """The exact velocity of N(mean, 1): clean and noise are drawn together given x_t."""
+
+    def velocity(x_t, sigma, text):
+        s = flow.per_frame(sigma, x_t)
+        variance = (1 - s) ** 2 + s**2
+        x0 = mean + (1 - s) / variance * (x_t - (1 - s) * mean)
+        return (x_t - x0) / s
+
+    return velocity

@@ -12,21 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
-from test_dmd_losses import gaussian
-from tiny_distillation import (
-    CLIP,
-    GALLERY,
-    MODEL,
-    OPTIM,
-    STUDENT,
-    assert_same_weights,
-    dmd_config,
-    init_config,
-    pairs_config,
-    weights_of,
-    write_weights_folder,
-    write_world,
-)
 
 from causvid.adapters import AdapterConfig
 from causvid.cache import KVCache
@@ -42,6 +27,21 @@ from causvid.stages.memory import bytes_saved, memory_need
 from causvid.stages.self_rollout import roll_out
 from causvid.stages.sources import Network
 from causvid.training import parallel
+from tiny_distillation import (
+    CLIP,
+    GALLERY,
+    MODEL,
+    OPTIM,
+    STUDENT,
+    assert_same_weights,
+    dmd_config,
+    gaussian,
+    init_config,
+    pairs_config,
+    weights_of,
+    write_weights_folder,
+    write_world,
+)
 from tiny_models import random_dit
 
 CPU = torch.device("cpu")

@@ -6,20 +6,9 @@ import torch
 from causvid import flow
 from causvid.stages.dmd_losses import critic_loss, dmd_gradient, signs_of_life, spread, student_loss
 from causvid.stages.replay import Replay
+from tiny_distillation import gaussian
 
 SHAPE = (64, 1, 1, 4, 4)
-
-
-def gaussian(mean: float):
-    """The exact velocity of N(mean, 1): clean and noise are drawn together given x_t."""
-
-    def velocity(x_t, sigma, text):
-        s = flow.per_frame(sigma, x_t)
-        variance = (1 - s) ** 2 + s**2
-        x0 = mean + (1 - s) / variance * (x_t - (1 - s) * mean)
-        return (x_t - x0) / s
-
-    return velocity
 
 
 def levels(rng):
