@@ -3,7 +3,7 @@ only one that choices (of checkpoints, of settings) may look at.
 
 Both see stacks of three frames, so that falling snow differs from noise, and both end in a head over time that names
 motion and camera from what the stacks say about places and speeds. They share no weights, no training scenes and no
-architecture: `report` is a convolutional pyramid with heat maps, `select` a residual net whose four queries attend.
+architecture: `report` is a convolutional pyramid with heat maps, `select` a residual net whose three queries attend.
 """
 
 from dataclasses import dataclass
@@ -28,22 +28,22 @@ WEIGHTS = Path(__file__).parent.parent / "weights" / "vista"
 
 @dataclass
 class StackReading:
-    """Outputs for N stacks: logits per attribute, places in picture heights, camera speed in heights per frame."""
+    """Outputs for N stacks: logits per attribute, places in picture heights."""
 
     logits: dict[str, Tensor]
     place: Tensor  # [N, 2]
     second_place: Tensor  # [N, 2]
     visible: Tensor  # [N], logit
-    speed: Tensor  # [N]
     heat: Tensor  # [N, 2, h, w] log-probabilities of both entities' places
     features: Tensor  # [N, 96] of the hero
 
 
 def shift_costs(x: Tensor) -> Tensor:
-    """How well the last frame fits the first when moved sideways, for each band of 8 rows: [N, bands * shifts].
+    """How badly the last frame of a stack fits the first when moved sideways: [N, bands of 8 rows, shifts].
 
     Scenery at each depth lies in its own rows, so this is a depth-ordered view of the camera."""
-    grey = F.avg_pool2d(x.unflatten(1, (STACK, 3)).mean(2), (1, 3), 1, (0, 1))
+    grey = x.unflatten(1, (STACK, 3)).mean(2)
+    grey = F.avg_pool2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), 3, 1)
     first, last = grey[:, 0], grey[:, -1]
     width = x.shape[-1]
     inside = first[..., MAX_SHIFT : width - MAX_SHIFT]
@@ -51,8 +51,26 @@ def shift_costs(x: Tensor) -> Tensor:
     for shift in range(-MAX_SHIFT, MAX_SHIFT + 1):
         gap = (last[..., MAX_SHIFT + shift : width - MAX_SHIFT + shift] - inside).abs()
         costs.append(gap.unflatten(1, (8, -1)).mean((2, 3)))
-    cost = torch.stack(costs, 2)  # [N, bands, shifts]
-    return (cost / (cost.mean(2, keepdim=True) + 0.005) - 1).flatten(1)
+    return torch.stack(costs, 2)
+
+
+class SpeedNet(nn.Module):
+    """The camera's speed from the shift costs of a stack; both judges have one, trained on their own scenes.
+
+    The best shift of every band is given to it, softly at three sharpnesses: it is too small to learn an argmin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        width = 8 * (2 * MAX_SHIFT + 1 + 5)
+        first, second, last = nn.Linear(width, 96), nn.Linear(96, 48), nn.Linear(48, 1)
+        self.layers = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
+
+    def forward(self, costs: Tensor) -> Tensor:
+        """[N, 8, 13] -> heights per frame [N]"""
+        relative = costs / (costs.mean(2, keepdim=True) + 0.005) - 1
+        shifts = torch.arange(-MAX_SHIFT, MAX_SHIFT + 1).to(costs)
+        best = [((-sharpness * relative).softmax(2) * shifts).sum(2) / 3 for sharpness in (6, 20, 60)]
+        return self.layers(torch.cat([relative.flatten(1), *best, relative.amin(2), 10 * costs.mean(2)], 1))[:, 0] / 64
 
 
 def grid(height: int, width: int) -> Tensor:
@@ -88,7 +106,6 @@ class PyramidNet(nn.Module):
         pooled = 24 * 2 + 48 * 2 + 80 + 96
         self.scene = nn.Sequential(nn.Linear(pooled, 96), nn.ReLU())
         self.scene_heads = _heads(96, GLOBAL)
-        self.motion = nn.Sequential(nn.Linear(pooled + 8 * (2 * MAX_SHIFT + 1), 96), nn.ReLU(), nn.Linear(96, 1))
         entity = 64 + 80 + 24
         self.entities = nn.ModuleDict({name: nn.Sequential(nn.Linear(entity, 96), nn.ReLU()) for name in ENTITY})
         self.entity_heads = nn.ModuleDict({name: _heads(96, names) for name, names in ENTITY.items()})
@@ -121,8 +138,7 @@ class PyramidNet(nn.Module):
                               for level in (fused, coarse, fine)], 1)  # fmt: skip
             pooled_entities.append(self.entities[name](seen))
             logits |= _apply(self.entity_heads[name], pooled_entities[-1])  # type: ignore[arg-type]
-        speed = self.motion(torch.cat([pooled, shift_costs(x).to(pooled.dtype)], 1))[:, 0] / 32
-        return StackReading(logits, places[0], places[1], self.visible(pooled_entities[0])[:, 0], speed,
+        return StackReading(logits, places[0], places[1], self.visible(pooled_entities[0])[:, 0],
                             heat.unflatten(2, size), pooled_entities[0])  # fmt: skip
 
 
@@ -142,8 +158,8 @@ class Residual(nn.Module):
 
 
 class QueryNet(nn.Module):
-    """Judge `select`: patches with their differences in time, residual blocks, and four queries: scene, camera, hero,
-    second entity."""
+    """Judge `select`: patches with their differences in time, residual blocks, and three queries: scene, hero, second
+    entity."""
 
     width = 88
 
@@ -155,11 +171,10 @@ class QueryNet(nn.Module):
         self.coarse = nn.Sequential(Residual(self.width), Residual(self.width))
         self.keys = nn.ModuleList([nn.Conv2d(56, self.width, 1), nn.Conv2d(self.width, self.width, 1)])
         self.where = nn.Linear(18, self.width)
-        self.queries = nn.Parameter(torch.randn(4, self.width) * 0.3)
+        self.queries = nn.Parameter(torch.randn(3, self.width) * 0.3)
         read = 56 + self.width
         self.scene = nn.Sequential(nn.Linear(read * 2, 96), nn.SiLU())
         self.scene_heads = _heads(96, GLOBAL)
-        self.motion = nn.Sequential(nn.Linear(read * 2 + 8 * (2 * MAX_SHIFT + 1), 96), nn.SiLU(), nn.Linear(96, 1))
         self.entities = nn.ModuleDict({name: nn.Sequential(nn.Linear(read, 96), nn.SiLU()) for name in ENTITY})
         self.entity_heads = nn.ModuleDict({name: _heads(96, names) for name, names in ENTITY.items()})
         self.offsets = nn.ModuleDict({name: nn.Linear(96, 2) for name in ENTITY})
@@ -180,15 +195,13 @@ class QueryNet(nn.Module):
         reads = torch.einsum("nqs,ncs->nqc", heat.exp().to(values.dtype), values)
         overall = values.mean(2)
         logits = _apply(self.scene_heads, self.scene(torch.cat([reads[:, 0], overall], 1)))  # type: ignore[arg-type]
-        camera = torch.cat([reads[:, 1], overall, shift_costs(x).to(overall.dtype)], 1)
-        speed = self.motion(camera)[:, 0] / 32
         places, hidden = [], []
-        for index, name in enumerate(ENTITY, start=2):
+        for index, name in enumerate(ENTITY, start=1):
             hidden.append(self.entities[name](reads[:, index]))
             logits |= _apply(self.entity_heads[name], hidden[-1])  # type: ignore[arg-type]
             places.append(heat[:, index].exp() @ cells + self.offsets[name](hidden[-1]).float() / 16)
-        return StackReading(logits, places[0], places[1], self.visible(hidden[0])[:, 0], speed,
-                            heat[:, 2:].unflatten(2, size), hidden[0])  # fmt: skip
+        return StackReading(logits, places[0], places[1], self.visible(hidden[0])[:, 0],
+                            heat[:, 1:].unflatten(2, size), hidden[0])  # fmt: skip
 
 
 def _waves(cells: Tensor) -> Tensor:
@@ -270,7 +283,7 @@ class Reading:
 
 
 class Judge(nn.Module):
-    """A net over stacks and a head over time."""
+    """A net over stacks, a small one for the camera, and a head over time."""
 
     def __init__(self, role: str) -> None:
         super().__init__()
@@ -278,6 +291,7 @@ class Judge(nn.Module):
             raise ValueError(f"there is no judge '{role}'; the judges are {' and '.join(ROLES)}")
         self.role = role
         self.stack_net: nn.Module = PyramidNet() if role == "report" else QueryNet()
+        self.speed_net = SpeedNet()
         self.clip_net: nn.Module = TimeConv() if role == "report" else TimeGRU()
 
     @torch.inference_mode()
@@ -286,9 +300,8 @@ class Judge(nn.Module):
         x = at_64(to_input(stacks_of(frames)))
         parts = [self.stack_net(piece) for piece in x.split(batch)]
         logits = {name: torch.cat([p.logits[name] for p in parts]).float() for name in parts[0].logits}
-        place, visible, speed = (
-            torch.cat([getattr(p, f) for p in parts]).float() for f in ("place", "visible", "speed")
-        )
+        place, visible = (torch.cat([getattr(p, field) for p in parts]).float() for field in ("place", "visible"))
+        speed = self.speed_net(shift_costs(x))
         visible = visible.sigmoid()
         log_probs = {name: values.log_softmax(-1).numpy() for name, values in logits.items()}
         features = torch.cat([p.features for p in parts]).float().numpy()

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from causvid.evaluate.judge_data import VALUES, augment, judge_scene, labels_of, stacks_of, to_input, track
-from causvid.evaluate.judges import Judge, steps_from
+from causvid.evaluate.judges import Judge, shift_costs, steps_from
 from causvid.noise import seeded
 from causvid.training.run import Budget
 from causvid.worlds.vista.render import render
 
 FIRST_ERROR, FIRST_TRACK = 1_000_000, 2_000_000  # scene numbers, away from those of the stacks
-ERROR_CLIPS, TRACKS = 480, 9000
+ERROR_CLIPS, TRACKS = 300, 6000
 SQUARE_EVERY = 5
 Key = tuple[str, str]
 
@@ -47,9 +47,10 @@ def measure_errors(judge: Judge, count: int = ERROR_CLIPS, on_clip: Callable[[in
         frames, state = render(scene, 81, 64, 112, start_frame=start)
         labels = labels_of(scene, state, 64)
         x = to_input(stacks_of(frames))
-        out = judge.stack_net(augment(x, seeded(row)) if row % 5 == 0 else x)
+        x = augment(x, seeded(row)) if row % 5 == 0 else x
+        out = judge.stack_net(x)
         places.append(out.place.float() - torch.from_numpy(labels.place).float())
-        speeds.append(out.speed.float() - torch.from_numpy(labels.speed).float())
+        speeds.append(judge.speed_net(shift_costs(x)) - torch.from_numpy(labels.speed).float())
         visibles.append(out.visible.float().sigmoid())
         by_motion[scene.hero, scene.motion].append(row)
         by_camera[scene.biome, scene.camera].append(row)
