@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from causvid import cli
+from causvid import cli, cli_options
 from causvid.errors import UserError
 
 
@@ -53,6 +53,10 @@ def test_help_is_quick():
         (["convert", "/nowhere", "-o", "x", "--to", "onnx"], "no layout 'onnx'"),
         (["convert", "/nowhere", "-o", "x"], "/nowhere"),
         (["config", "diff", "/nowhere", "/nowhere"], "not a configuration"),
+        (["animate", "/nowhere.png", "-p", "x"], "/nowhere.png"),
+        (["take", "info", "/nowhere.take"], "/nowhere.take"),
+        (["train", "teacher", "-r", "run", "--set", "optim.rl=1", "--steps", "1"], "did you mean lr"),
+        (["train", "techer", "-r", "run"], "no stage 'techer'"),
     ],
 )
 def test_mistakes_get_one_sentence_and_leave_nothing(tmp_path, arguments, message):
@@ -71,23 +75,23 @@ def test_wrong_usage_has_its_own_exit_code():
 
 @pytest.mark.parametrize(("text", "seconds"), [("4", 4), ("4s", 4), ("1.5s", 1.5), ("1:30", 90), ("0", 0)])
 def test_times(text, seconds):
-    assert cli.read_time(text) == seconds
+    assert cli_options.read_time(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-1s", "nan", "inf", "1:x"])
 def test_times_that_are_none(text):
     with pytest.raises(UserError, match="is not a time"):
-        cli.read_time(text)
+        cli_options.read_time(text)
 
 
 def test_a_time_and_a_prompt_become_one_word():
     arguments = ["generate", "x", "--at", "4s", "it snows", "--at", "8s then night", "--seed", "1"]
     assert cli.join_times(arguments) == ["generate", "x", "--at", "4s it snows", "--at", "8s then night", "--seed", "1"]
-    assert cli.read_change("4s it snows") == (4.0, "it snows")
+    assert cli_options.read_change("4s it snows") == (4.0, "it snows")
 
 
 def test_lora_scales():
-    assert cli._read_lora("style.safetensors") == ("style.safetensors", 1.0)
-    assert cli._read_lora("style.safetensors:0.5") == ("style.safetensors", 0.5)
+    assert cli_options.read_lora("style.safetensors") == ("style.safetensors", 1.0)
+    assert cli_options.read_lora("style.safetensors:0.5") == ("style.safetensors", 0.5)
     with pytest.raises(UserError, match="FILE or FILE:SCALE"):
-        cli._read_lora("style.safetensors:half")
+        cli_options.read_lora("style.safetensors:half")

@@ -12,6 +12,21 @@ from typing import Annotated, Any
 
 import typer
 
+from causvid import cli_studio, cli_train
+from causvid.cli_options import (
+    DeviceOption,
+    LoraOption,
+    ModelOption,
+    OutOption,
+    RecipeOption,
+    StudentOption,
+    given,
+    load_model,
+    read_change,
+    read_dtype,
+    show_progress,
+    stream_to_file,
+)
 from causvid.errors import UserError
 
 app = typer.Typer(
@@ -24,13 +39,6 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
-
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="'vista', or a model folder.")]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: the best there is)")]
-StudentOption = Annotated[Path | None, typer.Option(help="A few-step causal checkpoint to stream with.")]
-RecipeOption = Annotated[str | None, typer.Option(help="How --student was distilled, e.g. self-forcing.")]
-LoraOption = Annotated[list[str] | None, typer.Option("--lora", help="FILE or FILE:SCALE; may be repeated.")]
-OutOption = Annotated[Path, typer.Option("--out", "-o", help=".mp4 .webm .mov .mkv .gif, or a sheet: .png .jpg")]
 
 
 @app.command()
@@ -64,51 +72,18 @@ def generate(
     timeline = [read_change(text) for text in at or []]
     if teacher and timeline:
         raise UserError("the teacher makes a clip as a whole and cannot change its prompt; leave out --teacher or --at")
-    loaded = _load(model, device, student, recipe, lora, size)
+    loaded = load_model(model, device, student, recipe, lora, size)
     if teacher:
         frames = _sample(loaded, prompt, seconds, steps, guidance, seed)
         media.write_video(out, frames, loaded.cfg.fps)
     else:
-        session = loaded.session(prompt, seed=seed, **_given(steps=steps, window=window))
-        _stream(session, timeline, switch, seconds, out)
+        session = loaded.session(prompt, seed=seed, **given(steps=steps, window=window))
+        stream_to_file(session, out, seconds, timeline, switch)
     typer.echo(out)
 
 
-def _stream(session: Any, timeline: list[tuple[float, str]], switch: str, seconds: float, out: Path) -> None:
-    """Write chunks as they come; an interruption keeps what is there."""
-    import time
-
-    import numpy as np
-
-    from causvid import media
-
-    fps = session.model.cfg.fps
-    wanted = max(1, round(seconds * fps))
-    movie = media.VideoWriter(out, fps) if out.suffix.lower() in media.MOVIE_SUFFIXES else None
-    kept: list[np.ndarray] = []
-    made = 0
-    start = time.perf_counter()
-    waiting = sorted(timeline)
-    with _progress() as progress:
-        task = progress.add_task("streaming", total=wanted, note="")
-        with movie or _nothing():
-            while made < wanted:
-                while waiting and made >= round(waiting[0][0] * fps):
-                    session.set_prompt(waiting.pop(0)[1], mode=switch)
-                frames = session.next_chunk().frames[: wanted - made]
-                made += len(frames)
-                if movie:
-                    movie.write(frames)
-                else:
-                    kept.append(frames)
-                rate = made / (time.perf_counter() - start)
-                progress.update(task, completed=made, note=f"{rate:.1f} FPS")
-    if not movie:
-        media.write_video(out, np.concatenate(kept), fps)
-
-
 def _sample(model: Any, prompt: str, seconds: float, steps: int | None, guidance: float | None, seed: int) -> Any:
-    with _progress() as progress:
+    with show_progress() as progress:
         task = progress.add_task("sampling", total=steps or model.cfg.teacher.steps, note="")
         return model.sample(
             prompt,
@@ -130,7 +105,7 @@ def demo(
     """Stream a short clip with a prompt switch, write it, and print how fast it was."""
     from causvid.demo import run
 
-    for line in run(_load(model, device), out, seed):
+    for line in run(load_model(model, device), out, seed):
         typer.echo(line)
 
 
@@ -150,7 +125,7 @@ def convert(
     from causvid.checkpoints import load_dit
     from causvid.export import save_diffusers, save_original
 
-    network = load_dit(source, dtype=_dtype(dtype))
+    network = load_dit(source, dtype=read_dtype(dtype))
     (save_diffusers if layout == "diffusers" else save_original)(network, out)
     typer.echo(out)
 
@@ -195,75 +170,6 @@ def world(
     typer.echo(write_world(out, num_clips=num_clips, seed=seed, split=split, size=size, num_frames=num_frames))
 
 
-STAGES = {
-    "codec": "causvid.stages.codec",
-    "teacher": "causvid.stages.teacher",
-    "ode-pairs": "causvid.stages.ode_pairs",
-    "ode-init": "causvid.stages.ode_init",
-    "dmd": "causvid.stages.dmd",
-}
-
-
-@app.command()
-def train(
-    stage: Annotated[str, typer.Argument(help=f"One of: {', '.join(STAGES)}.")],
-    run_dir: Annotated[Path, typer.Option("--run-dir", "-r", help="Where the run lives. The same command resumes it.")],
-    preset: Annotated[str, typer.Option(help="A complete configuration by name.")] = "vista",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a setting: a.b=c; may be repeated.")
-    ] = None,
-    minutes: Annotated[float | None, typer.Option(help="Stop, saved, after this long in all.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Stop, saved, after this many steps in all.")] = None,
-    device: DeviceOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
-) -> None:
-    """Run a training stage, or go on with it: the same command resumes where the run stopped."""
-    if stage not in STAGES:
-        raise UserError(f"there is no stage '{stage}'; use one of {', '.join(STAGES)}")
-    import json
-    from importlib import import_module
-
-    from causvid import config
-
-    module = import_module(STAGES[stage])
-    if preset not in module.PRESETS:
-        raise UserError(f"the stage {stage} has no preset '{preset}'; it has {', '.join(module.PRESETS)}")
-    cfg = config.override(module.PRESETS[preset], settings or [])
-    if dry_run:
-        typer.echo(json.dumps(config.to_json(cfg), indent=2, ensure_ascii=False))
-        return
-    if minutes is None and steps is None and stage != "ode-pairs":
-        raise UserError("say how long to train: --minutes or --steps")
-    place = {} if stage == "codec" else {"device": device or _best_device()}
-    typer.echo(module.train(cfg, run_dir, minutes=minutes, steps=steps, **place))
-
-
-@app.command()
-def latents(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the pools. The same command goes on.")] = Path(
-        "local/latents"
-    ),
-    images: Annotated[int, typer.Option(help="Single frames.")] = 40_960,
-    short: Annotated[int, typer.Option(help="Clips of 6 latent frames.")] = 6_144,
-    long: Annotated[int, typer.Option(help="Clips of 21 latent frames.")] = 3_072,
-    workers: Annotated[int, typer.Option(help="Processes that render and encode.")] = 1,
-) -> None:
-    """Render Vista and encode it: the pools of latents that the training stages read."""
-    from causvid.data.vista import make_vista_cache
-
-    with _progress() as progress:
-        task = progress.add_task("shards", total=None, note="")
-        make_vista_cache(
-            out,
-            num_images=images,
-            num_short=short,
-            num_long=long,
-            num_workers=workers,
-            on_shard=lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    typer.echo(out)
-
-
 @config_app.command("show")
 def config_show(model: Annotated[str, typer.Argument(help="'vista', or a model folder.")] = "vista") -> None:
     """Print how a model is run, as JSON."""
@@ -296,99 +202,16 @@ def config_diff(a: Path, b: Path) -> None:
         typer.echo(f"{path}: {json.dumps(left)} -> {json.dumps(right)}")
 
 
-# ---- shared by commands ----------------------------------------------------------------------------------------
-
-
-def read_time(text: str) -> float:
-    """'4', '4s', '1.5s' or '1:30' in seconds."""
-    try:
-        minutes, _, rest = text.strip().removesuffix("s").rpartition(":")
-        value = 60 * float(minutes or 0) + float(rest)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise UserError(f"'{text}' is not a time; write 4s, 1.5s or 1:30")
-    return value
-
-
-def _load(
-    name: str,
-    device: str | None,
-    student: Path | None = None,
-    recipe: str | None = None,
-    lora: list[str] | None = None,
-    size: str | None = None,
-) -> Any:
-    from causvid.loading import load
-    from causvid.threads import choose_threads
-
-    choose_threads()
-    return load(
-        name,
-        device=device,
-        student=student,
-        recipe=recipe,
-        size=None if size is None else read_size(size),
-        lora=[_read_lora(text) for text in lora or []],
-    )
-
-
-def read_size(text: str) -> tuple[int, int]:
-    """'480x832' -> (480, 832)"""
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise UserError(f"'{text}' is not a size; write HEIGHTxWIDTH, e.g. 480x832")
-    return int(height), int(width)
-
-
-def _read_lora(text: str) -> tuple[str, float]:
-    path, colon, scale = text.rpartition(":")
-    if not colon or Path(text).exists():
-        return text, 1.0
-    try:
-        return path, float(scale)
-    except ValueError:
-        raise UserError(f"'{text}' is not FILE or FILE:SCALE") from None
-
-
-def _dtype(name: str | None) -> Any:
-    import torch
-
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    if name is not None and name not in known:
-        raise UserError(f"there is no dtype '{name}'; use {' or '.join(known)}")
-    return known.get(name) if name else None
-
-
-def _best_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _progress() -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-
-
-def _nothing() -> Any:
-    import contextlib
-
-    return contextlib.nullcontext()
+for command in (
+    cli_train.train,
+    cli_train.latents,
+    cli_studio.animate,
+    cli_studio.extend,
+    cli_studio.restyle,
+    cli_studio.serve,
+):
+    app.command()(command)
+app.add_typer(cli_studio.take_app, name="take")
 
 
 def join_times(arguments: list[str]) -> list[str]:
@@ -402,14 +225,6 @@ def join_times(arguments: list[str]) -> list[str]:
         else:
             out.append(word)
     return out
-
-
-def read_change(text: str) -> tuple[float, str]:
-    """'4s it snows' -> (4.0, 'it snows')"""
-    time, _, prompt = text.strip().partition(" ")
-    if not prompt:
-        raise UserError(f"--at '{text}' lacks a prompt; write --at 4s \"then night falls\"")
-    return read_time(time), prompt.strip()
 
 
 def main() -> None:

@@ -1,0 +1,77 @@
+"""`causvid train`, and the data it reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from causvid.cli_options import DeviceOption, best_device, show_progress
+from causvid.errors import UserError
+
+STAGES = {
+    "codec": "causvid.stages.codec",
+    "teacher": "causvid.stages.teacher",
+    "ode-pairs": "causvid.stages.ode_pairs",
+    "ode-init": "causvid.stages.ode_init",
+    "dmd": "causvid.stages.dmd",
+}
+
+
+def train(
+    stage: Annotated[str, typer.Argument(help=f"One of: {', '.join(STAGES)}.")],
+    run_dir: Annotated[Path, typer.Option("--run-dir", "-r", help="Where the run lives. The same command resumes it.")],
+    preset: Annotated[str, typer.Option(help="A complete configuration by name.")] = "vista",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting: a.b=c; may be repeated.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop, saved, after this long in all.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Stop, saved, after this many steps in all.")] = None,
+    device: DeviceOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+) -> None:
+    """Run a training stage, or go on with it: the same command resumes where the run stopped."""
+    if stage not in STAGES:
+        raise UserError(f"there is no stage '{stage}'; use one of {', '.join(STAGES)}")
+    import json
+    from importlib import import_module
+
+    from causvid import config
+
+    module = import_module(STAGES[stage])
+    if preset not in module.PRESETS:
+        raise UserError(f"the stage {stage} has no preset '{preset}'; it has {', '.join(module.PRESETS)}")
+    cfg = config.override(module.PRESETS[preset], settings or [])
+    if dry_run:
+        typer.echo(json.dumps(config.to_json(cfg), indent=2, ensure_ascii=False))
+        return
+    if minutes is None and steps is None and stage != "ode-pairs":
+        raise UserError("say how long to train: --minutes or --steps")
+    place = {} if stage == "codec" else {"device": device or best_device()}
+    typer.echo(module.train(cfg, run_dir, minutes=minutes, steps=steps, **place))
+
+
+def latents(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the pools. The same command goes on.")] = Path(
+        "local/latents"
+    ),
+    images: Annotated[int, typer.Option(help="Single frames.")] = 40_960,
+    short: Annotated[int, typer.Option(help="Clips of 6 latent frames.")] = 6_144,
+    long: Annotated[int, typer.Option(help="Clips of 21 latent frames.")] = 3_072,
+    workers: Annotated[int, typer.Option(help="Processes that render and encode.")] = 1,
+) -> None:
+    """Render Vista and encode it: the pools of latents that the training stages read."""
+    from causvid.data.vista import make_vista_cache
+
+    with show_progress() as progress:
+        task = progress.add_task("shards", total=None, note="")
+        make_vista_cache(
+            out,
+            num_images=images,
+            num_short=short,
+            num_long=long,
+            num_workers=workers,
+            on_shard=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    typer.echo(out)
