@@ -129,7 +129,7 @@ def with_article(noun: str) -> str:
 
 
 @cache
-def _all_phrases() -> tuple[tuple[str, str, str], ...]:
+def all_phrases() -> tuple[tuple[str, str, str], ...]:
     """(phrase, slot, value) for everything that names an attribute; the longest are to be looked for first."""
     found: set[tuple[str, str, str]] = set()
 
@@ -163,7 +163,7 @@ def _all_phrases() -> tuple[tuple[str, str, str], ...]:
 
 @cache
 def _vocabulary() -> tuple[str, ...]:
-    lines = [phrase for phrase, _, _ in _all_phrases()]
+    lines = [phrase for phrase, _, _ in all_phrases()]
     lines += phrases.MANNERS + phrases.COLOUR_EVENTS + phrases.MOTION_EVENTS + phrases.OPENINGS
     lines += phrases.CONNECTIVES + phrases.SECOND_WORDS + phrases.CAPTION_GLUE
     return tuple(sorted({word for line in lines for word in line.replace("{}", " ").split()}))

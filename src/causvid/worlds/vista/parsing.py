@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from causvid.worlds.vista import phrases
-from causvid.worlds.vista.captions import _all_phrases, vocabulary
+from causvid.worlds.vista.captions import all_phrases, vocabulary
 from causvid.worlds.vista.sampling import complete
-from causvid.worlds.vista.scene import Event, Scene
+from causvid.worlds.vista.scene import LANES, LEGAL_MOTIONS, Event, Scene
 
 _TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|[,;:.!?]")
+_SUITED = {("water", "floats"): "bobs", ("water", "drives"): "sails", ("air", "drives"): "flies"}
 _MARKS = frozenset(tuple(mark.split()) for mark in phrases.SECOND_MARKS)
 _THEN = frozenset(tuple(words.split()) for words in phrases.CONNECTIVES)
 
@@ -73,7 +74,23 @@ def parse_caption(text: str) -> Parsed:
         else:
             parsed.attributes.setdefault(slot, value)
             second = second and slot != "biome"
+    _suit_motions(parsed)
     return parsed
+
+
+def _suit_motions(parsed: Parsed) -> None:
+    """A duck that floats bobs, and a plane that moves along flies."""
+    hero = parsed.attributes.get("hero")
+    if hero is None:
+        return
+
+    def suited(motion: str) -> str:
+        other = _SUITED.get((LANES[hero], motion), motion)
+        return other if motion not in LEGAL_MOTIONS[hero] and other in LEGAL_MOTIONS[hero] else motion
+
+    if "motion" in parsed.attributes:
+        parsed.attributes["motion"] = suited(parsed.attributes["motion"])
+    parsed.events = [(kind, suited(value) if kind == "motion" else value) for kind, value in parsed.events]
 
 
 def tokens(text: str) -> list[str]:
@@ -89,7 +106,7 @@ class _Match:
 
 @cache
 def _dictionary() -> dict[tuple[str, ...], _Match]:
-    table = {tuple(phrase.split()): _Match(slot, value) for phrase, slot, value in _all_phrases()}
+    table = {tuple(phrase.split()): _Match(slot, value) for phrase, slot, value in all_phrases()}
     table |= {words: _Match("mark", "") for words in _MARKS}
     return table | {words: _Match("then", "") for words in _THEN} | {(",",): _Match("pause", "")}
 
@@ -126,7 +143,7 @@ def _similar(word: str, known: list[str]) -> tuple[str, ...]:
     """What might have been meant: a synonym, or words spelt much the same."""
     if word in phrases.SYNONYMS:
         return (phrases.SYNONYMS[word],)
-    return tuple(difflib.get_close_matches(word, known, n=3, cutoff=0.6))
+    return tuple(difflib.get_close_matches(word, known, n=3, cutoff=0.76))
 
 
 def scene_from_prompt(text: str, seed: int = 0, switch_every: float = 3.0) -> Scene:

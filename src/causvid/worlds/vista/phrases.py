@@ -257,7 +257,7 @@ KEYWORDS = {
     "weather": {
         "clear": ["cloudless"],
         "rain": ["rain", "rainy", "raining", "shower", "downpour", "raindrops", "wet"],
-        "snow": ["snowing", "snowflakes", "snowstorm", "blizzard", "snowfall"],
+        "snow": ["in the snow", "snow falling", "snowing", "snowflakes", "snowstorm", "blizzard", "snowfall"],
         "fog": ["fog", "foggy", "mist", "misty", "haze", "hazy"],
     },
     "camera": {
@@ -290,9 +290,9 @@ SYNONYMS = {
     "passenger": "", "raining": "rains", "seaside": "coast", "skyscraper": "skyscrapers", "snowfall": "falling snow",
     "snowing": "snows", "stationary": "static", "town": "city", "toy": "", "urban": "city", "which": "that", "wild": "",
 
-    "ship": "boat", "vessel": "boat", "vehicle": "car", "auto": "car", "jet": "airplane", "saucer": "flying saucer",
+    "ship": "boat", "vessel": "boat", "vehicle": "car", "auto": "car", "jet": "airplane",
     "magenta": "pink", "lilac": "purple", "gold": "yellow", "navy": "blue", "lime": "green",
-    "village": "cottages", "jungle": "forest", "beach": "coast", "lake": "water", "sunlit": "sunny",
+    "village": "cottages", "jungle": "forest", "lake": "sea", "sunlit": "sunny",
     "nightfall": "night", "cloudy": "misty", "stormy": "rainy", "drizzle": "rain",
 }  # fmt: skip
 
