@@ -362,16 +362,19 @@ dmd.train(cfg, Path(sys.argv[3]), steps=12, gallery=GALLERY)
 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_the_same(world, tmp_path, rng):
-    def start(folder: Path) -> subprocess.Popen:
-        arguments = [sys.executable, "-c", RUNS, str(Path(__file__).parent), str(world), str(folder)]
-        return subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+    def arguments(folder: Path) -> list[str]:
+        return [sys.executable, "-c", RUNS, str(Path(__file__).parent.parent), str(world), str(folder)]
+
+    def finish(folder: Path) -> None:
+        done = subprocess.run(arguments(folder), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
     begun = time.monotonic()
-    assert start(tmp_path / "straight").wait() == 0
+    finish(tmp_path / "straight")
     whole = time.monotonic() - begun
     kills = 0
     while kills < 20:
-        process = start(tmp_path / "killed")
+        process = subprocess.Popen(arguments(tmp_path / "killed"), stderr=subprocess.DEVNULL)
         try:
             process.wait(float(torch.rand((), generator=rng)) * whole)
             break
@@ -379,7 +382,7 @@ def test_killed_at_random_moments_it_ends_the_same(world, tmp_path, rng):
             process.send_signal(signal.SIGKILL)
             process.wait()
             kills += 1
-    assert start(tmp_path / "killed").wait() == 0
+    finish(tmp_path / "killed")
     assert kills > 0
     assert_same_weights(tmp_path / "straight/weights", tmp_path / "killed/weights")
     ends = [tmp_path / run / "checkpoints/step-00000012" for run in ("straight", "killed")]
