@@ -73,10 +73,11 @@ def main() -> None:
     first, last = np.median(pairs, axis=0)
     warm = slice(min(50, options.chunks // 10), None)
     slope = np.polyfit(np.arange(options.chunks)[warm], memory[warm], 1)[0]
-    print(f"{options.chunks} chunks of 3 latent frames, {threads} threads, width {options.width}, {options.layers} layers")
+    print(f"{options.chunks} chunks of 3 latent frames, {threads} threads, {options.layers} layers of {options.width}")
     ratio = np.median(pairs[:, 1] / pairs[:, 0])
     print(f"a chunk of a new stream {first * 1e3:.2f} ms, of the old one {last * 1e3:.2f} ms, paired ratio {ratio:.3f}")
-    print(f"resident memory: {memory[warm][0] / 2**20:.1f} MiB to {memory[-1] / 2**20:.1f} MiB, {slope:.1f} bytes a chunk")
+    begin, end = memory[warm][0] / 2**20, memory[-1] / 2**20
+    print(f"resident memory: {begin:.1f} MiB to {end:.1f} MiB, {slope:.1f} bytes a chunk")
 
 
 if __name__ == "__main__":

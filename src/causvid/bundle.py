@@ -226,7 +226,9 @@ class Place:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, device: str | torch.device | None, dtype: torch.dtype | str | None) -> Place:
+    def of(
+        cls, device: str | torch.device | None, dtype: torch.dtype | str | None, *, is_small: bool = False
+    ) -> Place:
         try:
             where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
             torch.zeros(1, device=where)
@@ -238,8 +240,10 @@ class Place:
             if dtype not in known:
                 raise UserError(f"there is no dtype '{dtype}'; use one of {', '.join(known)}")
             dtype = known[dtype]
-        # bfloat16 is faster on every device; float16 is many times slower than float32 on a CPU
-        return cls(where, dtype or torch.bfloat16)
+        if dtype is None:
+            # on a CPU bfloat16 pays from a width of about 512 (docs/log.md); float16 never does
+            dtype = torch.float32 if where.type == "cpu" and is_small else torch.bfloat16
+        return cls(where, dtype)
 
     def settle(self, network: VideoDiT) -> VideoDiT:
         return network.to(self.device).cast(self.dtype).eval().requires_grad_(False)

@@ -38,9 +38,10 @@ def load(
     distilled (its step list; see `causvid.wan_world.STUDENT_RECIPES`). `size` is a height and width in pixels other
     than the model's own. `lora` files are merged in, each with a scale.
     """
-    place = Place.of(device, dtype)
     folder = find(name_or_path)
-    if (folder / SPEC_FILE).is_file():
+    is_ours = (folder / SPEC_FILE).is_file()
+    place = Place.of(device, dtype, is_small=is_ours and read_spec(folder).codec == "vista")
+    if is_ours:
         model = load_ours(folder, place)
     elif (folder / "transformer").is_dir() or (folder / "Wan2.1_VAE.pth").is_file():
         model = wan_world.load_wan(folder, place, recipe)

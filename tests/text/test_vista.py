@@ -68,3 +68,10 @@ def test_saved_and_loaded(encoder, tmp_path):
     save_file(encoder.state_dict(), tmp_path / "mute.safetensors")
     with pytest.raises(UserError, match="which words it knows"):
         VistaText.load(tmp_path / "mute.safetensors")
+
+
+def test_what_it_writes_it_reads(encoder, tmp_path):
+    encoder.save(tmp_path / "text.safetensors", dtype=torch.float32)
+    again = VistaText.load(tmp_path / "text.safetensors")
+    assert torch.equal(again(["a red car, hops"]), encoder(["a red car, hops"]))
+    assert [p.name for p in tmp_path.iterdir()] == ["text.safetensors"]

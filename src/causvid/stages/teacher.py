@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from causvid import flow, sample
+from causvid.checkpoints import config_metadata
 from causvid.chunks import Span, chunk_bounds, hold_per_chunk
 from causvid.data.clips import Batch, Pool
 from causvid.data.vista import NUM_CLASSES
@@ -315,7 +316,7 @@ class Sitting:
             about=self.run.about,
         )
         averages = self.ema.averages  # for use while the run goes on
-        write_weights(self.weights / "teacher.safetensors", averages.model)
+        write_weights(self.weights / "teacher.safetensors", averages.model, config_metadata(self.cfg.model))
         write_weights(self.weights / "text.safetensors", averages.text, averages.text.about())
 
     def resume(self, checkpoint: Checkpoint) -> None:

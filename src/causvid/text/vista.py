@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from causvid import config
+from causvid.atomic import all_or_nothing, write_tensors
 from causvid.errors import UserError
 from causvid.shapes import Text
 from causvid.tensor_files import load_strictly, read_tensors
@@ -107,6 +108,11 @@ class VistaText(nn.Module):
     def about(self) -> dict[str, str]:
         """What a weight file must say besides the weights: its metadata, for `load`."""
         return {"config": json.dumps(asdict(self.cfg)), "vocabulary": json.dumps(self.vocabulary)}
+
+    def save(self, path: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+        """A file that `load` reads, whole or not at all."""
+        with all_or_nothing(path.parent) as temporary:
+            write_tensors(temporary(path.name), self.state_dict(), self.about(), dtype)
 
     @classmethod
     def load(cls, path: Path) -> "VistaText":
