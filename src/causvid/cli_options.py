@@ -113,6 +113,18 @@ def read_change(text: str) -> tuple[float, str]:
     return read_time(time), prompt.strip()
 
 
+def tell_unknown_words(model: Any, prompts: Sequence[str]) -> None:
+    """Vista knows a few hundred words. The others are not ignored silently."""
+    if model.cfg.text != "vista":
+        return
+    from causvid.worlds.vista import parse_caption
+
+    for prompt in prompts:
+        for word, near in parse_caption(prompt).unknown:
+            hint = f"; near it: {', '.join(near)}" if near else ""
+            typer.echo(f"causvid: '{model.cfg.name}' does not know the word '{word}'{hint}", err=True)
+
+
 def stream_to_file(
     session: Any,
     out: Path,

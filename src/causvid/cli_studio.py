@@ -8,7 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from causvid.cli_options import DeviceOption, ModelOption, OutOption, given, load_model, show_progress, stream_to_file
+from causvid.cli_options import (
+    DeviceOption,
+    ModelOption,
+    OutOption,
+    given,
+    load_model,
+    show_progress,
+    stream_to_file,
+    tell_unknown_words,
+)
 from causvid.errors import UserError
 
 take_app = typer.Typer(help="Takes: streams that were saved, to be shown again, made anew, or looked into.")
@@ -36,7 +45,9 @@ def animate(
 
     media.check_output(out)
     picture = media.read_image(image)
-    session = load_model(model, device).session(prompt, seed=seed, **given(steps=steps))
+    loaded = load_model(model, device)
+    tell_unknown_words(loaded, [prompt])
+    session = loaded.session(prompt, seed=seed, **given(steps=steps))
     session.begin_with_image(picture, how)
     stream_to_file(session, out, seconds)
     typer.echo(out)
@@ -57,6 +68,7 @@ def extend(
 
     media.check_output(out)
     loaded = load_model(model, device)
+    tell_unknown_words(loaded, [prompt])
     frames = media.read_video(video, loaded.cfg.fps)
     session = loaded.session(prompt, seed=seed, **given(steps=steps))
     session.extend(frames)
@@ -80,6 +92,7 @@ def restyle(
 
     media.check_output(out)
     loaded = load_model(model, device)
+    tell_unknown_words(loaded, [prompt])
     frames = media.read_video(video, loaded.cfg.fps)
     session = loaded.session(prompt, seed=seed)
     session.restyle(strength if strength == "motion" else _number(strength))
