@@ -60,6 +60,7 @@ PACKAGED = VistaCodecConfig(
 
 def silent(conv: nn.Conv2d) -> nn.Conv2d:
     """Starts at zero, so that what it is added to is what training starts from."""
+    assert conv.bias is not None
     nn.init.zeros_(conv.weight)
     nn.init.zeros_(conv.bias)
     return conv
@@ -115,6 +116,9 @@ class VistaAutoencoder(nn.Module):
     patches and the chains at zero, so training starts where linear coding ends.
     """
 
+    latent_mean: Tensor
+    latent_std: Tensor
+
     def __init__(self, cfg: VistaCodecConfig) -> None:
         super().__init__()
         self.cfg = cfg
@@ -124,7 +128,7 @@ class VistaAutoencoder(nn.Module):
         self.register_buffer("latent_std", torch.ones(cfg.latent_channels))
         self.decoder = nn.ModuleList(decoder_layers(cfg))
         self.expand = nn.Conv2d(cfg.latent_channels, GROUP_CHANNELS * SPACE_FACTOR**2, 1)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub does not know it
 
     def encode(self, groups: Tensor, memory: Memory) -> tuple[Latents, Memory]:
         x, batch = stacked(groups), len(groups)
@@ -148,6 +152,7 @@ class VistaAutoencoder(nn.Module):
         variances, directions = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
         scale = variances[-self.cfg.latent_channels :].sqrt()
         kept = directions[:, -self.cfg.latent_channels :]  # [patch, C]
+        assert self.project.bias is not None and self.expand.bias is not None
         self.project.weight.copy_((kept / scale).T.reshape(self.project.weight.shape))
         self.project.bias.copy_(-(kept / scale).T @ mean)
         self.expand.weight.copy_((kept * scale)[..., None, None])
@@ -209,7 +214,8 @@ class VistaCodec:
         cfg = config.from_json(VistaCodecConfig, json.loads(about["config"]), source=str(path))
         network = VistaAutoencoder(cfg)
         load_strictly(network, state, str(path))
-        return cls(network.to(device, dtype, memory_format=torch.channels_last))
+        network.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]  # as above
+        return cls(network)
 
     @classmethod
     def load_packaged(cls, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu") -> "VistaCodec":

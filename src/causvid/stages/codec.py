@@ -181,6 +181,7 @@ class ConvMuon(Optimizer):
                     p.sub_(move.view_as(p).to(p.dtype), alpha=size)
 
     def _momentum(self, p: Tensor, momentum: float) -> Tensor:
+        assert p.grad is not None
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
@@ -189,7 +190,8 @@ class ConvMuon(Optimizer):
 
 
 def build_optimizers(cfg: CodecConfig, network: VistaAutoencoder) -> dict[str, Optimizer]:
-    deep, others = [], []
+    deep: list[Tensor] = []
+    others: list[Tensor] = []
     for name, p in network.named_parameters():
         (deep if p.ndim == 4 and name.startswith(("encoder.", "decoder.")) else others).append(p)
     return {

@@ -7,11 +7,13 @@ has one attention and knows nothing of this.
 
 import contextlib
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from causvid.models.dit import Block, VideoDiT
 
 
 class AttentionByProducts(TorchFunctionMode):
@@ -35,7 +37,7 @@ def fast_training(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
         yield
 
 
-def compile_blocks(model: nn.Module) -> None:
+def compile_blocks(model: VideoDiT) -> None:
     """Compile the blocks of a network that is only ever shown whole clips: once for all blocks, again for every shape.
 
     A block's number, which only a cache asks for, would make the compiler treat each block on its own; it is erased.
@@ -43,6 +45,6 @@ def compile_blocks(model: nn.Module) -> None:
     import torch._dynamo
 
     torch._dynamo.config.recompile_limit = 32
-    for block in model.blocks:
+    for block in cast("list[Block]", model.blocks):
         block.layer = 0
         block.compile(dynamic=False)

@@ -1,16 +1,20 @@
 """An exponential moving average of weights: what is sampled from, and what a run hands on."""
 
+from typing import Generic, TypeVar
+
 import torch
 from torch import nn
 
+M = TypeVar("M", bound=nn.Module)
 
-class EMA:
+
+class EMA(Generic[M]):
     """`averages` holds the mean of what its counterpart's parameters were, with the newest weighted 1 - decay.
 
     Early on the decay is (1 + n) / (10 + n) after n updates: an average over about the last tenth of a young run.
     """
 
-    def __init__(self, averages: nn.Module, decay: float, num_updates: int = 0) -> None:
+    def __init__(self, averages: M, decay: float, num_updates: int = 0) -> None:
         """`averages` starts as a copy of the trained module, and is laid out over ranks as it is."""
         self.averages = averages.eval().requires_grad_(False)
         self.decay, self.num_updates = decay, num_updates

@@ -28,5 +28,6 @@ class LossBySigma:
             for band in range(self.NUM_BANDS)
             if self._counts[band]
         }
-        self.__init__()
+        self._sums.zero_()
+        self._counts.zero_()
         return out

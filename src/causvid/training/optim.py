@@ -8,6 +8,7 @@ rate.
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +77,7 @@ class Muon(Optimizer):
 
     def _momentum(self, p: Tensor, momentum: float) -> Tensor:
         """Nesterov's: the gradient once more on top of the running mean."""
+        assert p.grad is not None
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
@@ -85,13 +87,15 @@ class Muon(Optimizer):
 
 def build_optimizers(cfg: OptimConfig, modules: Iterable[nn.Module]) -> dict[str, Optimizer]:
     """Biases, norms, modulations, embeddings and heads go to AdamW; decay is for matrices only."""
-    matrices, others, vectors = [], [], []
+    matrices: list[Tensor] = []
+    others: list[Tensor] = []
+    vectors: list[Tensor] = []
     for name, p in (pair for module in modules for pair in module.named_parameters() if pair[1].requires_grad):
         if p.ndim == 2 and cfg.muon and name.startswith(("blocks.", "layers.")):
             matrices.append(p)
         else:
             (others if p.ndim >= 2 else vectors).append(p)
-    groups = [{"params": others}, {"params": vectors, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": vectors, "weight_decay": 0.0}]
     fused = all(p.device.type in ("cpu", "cuda") for p in [*others, *vectors])
     optimizers: dict[str, Optimizer] = {
         "adamw": AdamW(groups, cfg.lr, cfg.betas, eps=1e-8, weight_decay=cfg.weight_decay, fused=fused)

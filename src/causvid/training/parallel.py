@@ -6,7 +6,7 @@ of ranks: all ranks draw the whole batch from the same generator, and each takes
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from causvid.errors import UserError
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def start(device: str = "cpu") -> torch.device:
@@ -75,7 +77,7 @@ def first_decides(value: float) -> float:
     return float(told)
 
 
-def shard(model: nn.Module, blocks: Iterable[nn.Module] = (), *, dtype: torch.dtype | None = None) -> nn.Module:
+def shard(model: M, blocks: Iterable[nn.Module] = (), *, dtype: torch.dtype | None = None) -> M:
     """Spread parameters, gradients and moments over the ranks, block by block; in place, nothing on one process.
 
     `dtype` is that of gathered weights and of the arithmetic; gradients are always reduced in float32.
