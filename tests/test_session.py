@@ -209,6 +209,16 @@ def test_prompt_modes_are_those_of_the_roll_out(model, mode):
     assert len(made.frames) == (9 if mode == "flush" else 12)
 
 
+def test_settings_are_told_as_soon_as_they_are_asked_for(model):
+    session = model.session("a red car")
+    session.change(seed=4, steps=2)
+    session.set_prompt("a blue bus")
+    assert (session.seed, session.asked.options.steps, session.prompt) == (4, 2, "a blue bus")
+    assert session.now.seed == 0
+    session.next_chunk()
+    assert session.now == session.asked and session.now.seed == 4
+
+
 def test_a_larger_window_is_filled_from_the_chunks_of_the_shot(model):
     session = model.session("a red car", window=6)
     made = chunks(session, 4)

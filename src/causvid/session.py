@@ -111,6 +111,7 @@ class Session:
             latents = self._given.popleft()
             yield from self.rollout.feed_passes(latents, text)
         elif kind == "restyled":
+            assert strength is not None
             sigmas = levels_from(strength, self.rollout.cfg.chunk_sigmas(self._shot_begins))
             latents = yield from self.rollout.step_passes(text, start=source, sigmas=sigmas)
         else:
@@ -136,8 +137,17 @@ class Session:
         return asked[-1] if asked else self.now.prompt
 
     @property
+    def asked(self) -> Situation:
+        """The situation of the next chunk, but for its words."""
+        now = self.now
+        for event in list(self._waiting):
+            if event.kind in ("settings", "source"):
+                now = now.after(event, self._embed)
+        return now
+
+    @property
     def seed(self) -> int:
-        return self.now.seed
+        return self.asked.seed
 
     @property
     def rollout(self) -> Rollout:
@@ -467,11 +477,11 @@ class Session:
             return "made", None, None
         size = self.rollout.cfg.chunk_size(self._shot_begins)
         latents, motion = self._source.take(size, self._shot_begins)
-        strength = self.now.strength
-        if isinstance(strength, MotionStrength):
-            strength, smooth = strength.next(motion, self.now.motion)
+        wanted = self.now.strength
+        if isinstance(wanted, MotionStrength):
+            wanted, smooth = wanted.next(motion, self.now.motion)
             self.now = replace(self.now, motion=smooth)
-        return "restyled", self._to_device(latents), strength
+        return "restyled", self._to_device(latents), wanted
 
     def _give(self, chunks: list[Tensor], what: str) -> None:
         self._ask("cut", {"why": what, "chunks": len(chunks)})
@@ -485,9 +495,11 @@ class Session:
 
     def _measure_drift(self, latents: Latents) -> float:
         look = torch.cat([latents.float().mean((0, 1, 3, 4)), latents.float().std((0, 1, 3, 4))]).cpu()
-        if self.now.look is None:
+        first = self.now.look
+        if first is None:
+            first = look
             self.now = replace(self.now, look=look)
-        return float((look - self.now.look).square().mean().sqrt())
+        return float((look - first).square().mean().sqrt())
 
 
 __all__ = ["PROMPT_MODES", "Chunk", "Session", "StreamOptions", "frames_from_video", "video_from_frames"]

@@ -57,10 +57,10 @@ class Guard:
         problem = self.access.problem(connection.headers, connection.query_params)
         if problem is None:
             await self.app(scope, receive, send)
-        elif scope["type"] == "http":
-            await JSONResponse({"error": problem}, 403)(scope, receive, send)
+        elif isinstance(connection, WebSocket):
+            await connection.close(1008, problem[:120])
         else:
-            await connection.close(1008, problem[:120])  # type: ignore[union-attr]
+            await JSONResponse({"error": problem}, 403)(scope, receive, send)
 
 
 def build_app(engine: Engine, access: Access, limits: Limits) -> FastAPI:

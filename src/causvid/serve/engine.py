@@ -298,8 +298,10 @@ class Engine:
                 return 0.0
             at = lane.next_time(now)
             if at is not None:
-                can_step = not isinstance(lane, Stream) or lane.commands or lane.reel or lane.session.can_step
-                wait = min(wait, max(at - now, 0.0 if can_step or lane.inbox else 0.02))
+                idle = isinstance(lane, Stream) and not (
+                    lane.commands or lane.reel or lane.inbox or lane.session.can_step
+                )
+                wait = min(wait, max(at - now, 0.02 if idle else 0.0))
         return wait
 
     def _turn(self) -> None:
@@ -411,10 +413,14 @@ class Engine:
             sessions[0].next_chunk()
         if time.perf_counter() - start > 2.0:  # a large model warms up on its first stream
             return
-        lanes = [Job(make=lambda _, session=session: session.chunk_passes()) for session in sessions]
+        lanes = [_one_chunk(session) for session in sessions]
         self.jobs |= {lane.id: lane for lane in lanes}
         while any(not lane.ended for lane in lanes):
             self._turn()
         for lane in lanes:
             del self.jobs[lane.id]
         self.meters.counts.clear()
+
+
+def _one_chunk(session: Session) -> Job:
+    return Job(make=lambda _: session.chunk_passes())

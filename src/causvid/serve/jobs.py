@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def generation(
     seconds: float,
     seed: int = 0,
     options: StreamOptions,
-    changes: list[tuple[float, str, str]],
+    changes: Sequence[tuple[float, str, str]],
     suffix: str = ".mp4",
 ) -> Job:
     """A movie of a prompt, and of further ones: (second, prompt, mode)."""

@@ -17,10 +17,10 @@ import numpy as np
 
 from causvid.rollout import Pass
 from causvid.session import Chunk, Session
-from causvid.shapes import Latents
 from causvid.take import Shown
 
-Work = Generator[Pass | None, Latents | None, Any]  # None gives way to the other lanes
+# Asks for passes and is sent their results; None gives way to the other lanes, and nothing is sent for it.
+Work = Generator[Pass | None, Any, Any]
 Command = Callable[[Session], Any]  # what it returns is the answer, unless it is Work: then what that returns
 Listener = Callable[["Stream", str, Any], None]  # (stream, kind of news, what)
 

@@ -54,8 +54,8 @@ class Meters:
             counts = dict(self.counts)
         for name, value in sorted(counts.items()):
             lines += [f"# TYPE causvid_{name} counter", f"causvid_{name} {value}"]
-        for name, value in sorted(gauges.items()):
-            lines += [f"# TYPE causvid_{name} gauge", f"causvid_{name} {value:.6g}"]
+        for name, level in sorted(gauges.items()):
+            lines += [f"# TYPE causvid_{name} gauge", f"causvid_{name} {level:.6g}"]
         lines.append("# TYPE causvid_pass_seconds gauge")
         for rows, seconds in sorted(self.pass_seconds.items()):
             lines.append(f'causvid_pass_seconds{{rows="{rows}"}} {seconds.value or 0:.6g}')

@@ -29,7 +29,7 @@ def of(model: Model) -> dict[str, Any]:
             "keys": {},
         }
     from causvid.worlds.vista import phrases, sample_scene
-    from causvid.worlds.vista.captions import caption
+    from causvid.worlds.vista.captions import caption_at
 
     groups = {
         "light": phrases.LIGHT_WORDS,
@@ -40,7 +40,7 @@ def of(model: Model) -> dict[str, Any]:
     }
     chosen = [(group, value) for group, value in KEYS.values()]
     return {
-        "examples": [caption(sample_scene(seed), seed, drop=0.15) for seed in range(40)],
+        "examples": [caption_at(sample_scene(seed), 0.0, seed, drop=0.15) for seed in range(40)],
         "vocabulary": sorted(model.text.vocabulary),
         "groups": {
             name: {value: list(dict.fromkeys(words)) for value, words in values.items()}

@@ -12,9 +12,10 @@ import json
 import logging
 import time
 from collections import deque
+from collections.abc import MutableMapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from causvid import media
 from causvid.errors import UserError
@@ -53,8 +54,9 @@ class Limits:
     source_chunks: int = 3  # of frames that may wait to be restyled
 
 
+@runtime_checkable
 class Socket(Protocol):
-    async def receive(self) -> dict[str, Any]: ...
+    async def receive(self) -> MutableMapping[str, Any]: ...
     async def send_text(self, data: str) -> None: ...
     async def send_bytes(self, data: bytes) -> None: ...
     async def close(self, code: int = 1000, reason: str | None = None) -> None: ...
@@ -118,7 +120,7 @@ class Viewer:
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await sender
 
-    async def _receive(self, message: dict[str, Any]) -> None:
+    async def _receive(self, message: MutableMapping[str, Any]) -> None:
         if not self._bucket.take():
             # a flood: what is over the rate is dropped, and answered seldom
             self.engine.meters.count("messages_dropped_total")
@@ -415,7 +417,7 @@ class Viewer:
 
 def describe(stream: Stream) -> dict[str, Any]:
     """What a page shows of a session."""
-    session, now = stream.session, stream.session.now
+    session, now = stream.session, stream.session.asked
     cfg = now.options.apply(session.model.cfg.rollout)
     events = [event for event in list(session.history.events) if event.kind != "start"]
     return {

@@ -1,0 +1,205 @@
+// One session on the server: its socket, its frames in order, and the canvas they are shown on.
+
+const token = (() => {
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (given) sessionStorage.setItem("token", given);
+  return sessionStorage.getItem("token");
+})();
+
+export async function api(path, options = {}) {
+  const headers = token ? { authorization: `Bearer ${token}` } : {};
+  const answer = await fetch(path, { ...options, headers });
+  if (!answer.ok) {
+    const told = await answer.json().catch(() => ({ error: `the server answered ${answer.status}` }));
+    throw new Error(told.error);
+  }
+  return answer;
+}
+
+const decoder = new TextDecoder();
+const encoder = new TextEncoder();
+
+export class Stream extends EventTarget {
+  constructor(about, canvas, session = null) {
+    super();
+    this.about = about;
+    this.canvas = canvas;
+    this.session = session;
+    this.state = null;
+    this.queue = []; // pictures that wait to be shown
+    this.digests = []; // of every chunk that was made, by number
+    this.replayed = [];
+    this.prompts = [];
+    this.kinds = [];
+    this.shown = { chunk: -1, frame: -1, of: 1 };
+    this.times = []; // when the last pictures were shown
+    this.waitingFor = null; // a prompt that was sent, and when
+    this.due = 0;
+    this.generation = 0; // counts rewinds: pictures from before are not shown
+    this.closed = false;
+    this.order = Promise.resolve();
+    this.connect();
+    const tick = (now) => {
+      if (this.closed) return;
+      this.show(now);
+      requestAnimationFrame(tick);
+    };
+    requestAnimationFrame(tick);
+  }
+
+  tell(kind, detail = {}) {
+    this.dispatchEvent(new CustomEvent(kind, { detail }));
+  }
+
+  connect() {
+    const query = new URLSearchParams();
+    if (this.session) query.set("session", this.session);
+    if (token) query.set("token", token);
+    this.socket = new WebSocket(`${location.origin.replace(/^http/, "ws")}/ws?${query}`);
+    this.socket.binaryType = "arraybuffer";
+    this.unsent = [];
+    this.socket.onopen = () => {
+      this.retry = 500;
+      this.unsent.splice(0).forEach((message) => this.socket.send(message));
+      this.tell("connected");
+    };
+    this.socket.onmessage = ({ data }) => (typeof data === "string" ? this.hear(JSON.parse(data)) : this.receive(data));
+    this.socket.onclose = () => {
+      if (this.closed) return;
+      this.tell("lost");
+      this.retry = Math.min(8000, (this.retry ?? 500) * 1.7);
+      setTimeout(() => this.closed || this.connect(), this.retry);
+    };
+  }
+
+  send(type, message = {}) {
+    this.put(JSON.stringify({ type, ...message }));
+  }
+
+  put(message) {
+    if (this.socket.readyState === WebSocket.OPEN) this.socket.send(message);
+    else if (this.socket.readyState === WebSocket.CONNECTING) this.unsent.push(message);
+  }
+
+  async sendPicture(type, blob, about = {}) {
+    const header = encoder.encode(JSON.stringify({ type, ...about }));
+    const message = new Uint8Array(4 + header.length + blob.size);
+    new DataView(message.buffer).setUint32(0, header.length);
+    message.set(header, 4);
+    message.set(new Uint8Array(await blob.arrayBuffer()), 4 + header.length);
+    this.put(message);
+  }
+
+  open(prompt, options) {
+    this.clear();
+    this.digests = [];
+    this.prompts = [];
+    this.kinds = [];
+    this.startedAt = performance.now();
+    this.waitingFor = { prompt, at: performance.now(), first: true };
+    this.send("open", { prompt, ...options });
+  }
+
+  setPrompt(text, mode, blend) {
+    this.waitingFor = { prompt: text, at: performance.now() };
+    this.send("prompt", { text, mode, blend });
+  }
+
+  rewind(to) {
+    this.send("rewind", { to: Math.max(0, to) });
+  }
+
+  close(forever = true) {
+    this.closed = true;
+    if (forever && this.session) this.send("close");
+    this.socket.close();
+  }
+
+  clear() {
+    this.generation += 1;
+    for (const { picture } of this.queue) picture.close();
+    this.queue = [];
+  }
+
+  hear(news) {
+    if (news.type === "state") {
+      if (this.session !== news.session && this.session) this.clear();
+      this.session = news.session;
+      this.state = news;
+    } else if (news.type === "chunk") {
+      const list = news.kind === "replay" ? this.replayed : this.digests;
+      list[news.chunk] = news.digest;
+      this.prompts[news.chunk] = news.prompt;
+      if (news.kind !== "replay") this.kinds[news.chunk] = news.kind;
+      this.latest = news;
+    } else if (news.type === "rewound") {
+      this.clear();
+      this.digests.length = Math.min(this.digests.length, news.chunks);
+      this.prompts.length = Math.min(this.prompts.length, news.chunks);
+      this.kinds.length = Math.min(this.kinds.length, news.chunks);
+      this.shown = { chunk: news.chunks - 1, frame: 0, of: 1 };
+    } else if (news.type === "replaying") {
+      this.clear();
+      this.replayed = [];
+    } else if (news.type === "ended" && this.session) {
+      this.session = null;
+    }
+    this.tell(news.type, news);
+  }
+
+  receive(data) {
+    const length = new DataView(data).getUint32(0);
+    const about = JSON.parse(decoder.decode(new Uint8Array(data, 4, length)));
+    const picture = createImageBitmap(new Blob([new Uint8Array(data, 4 + length)], { type: "image/jpeg" }));
+    const generation = this.generation;
+    // pictures are decoded side by side and may finish in any order
+    this.order = this.order.then(async () => {
+      const ready = await picture.catch(() => null);
+      if (ready && generation === this.generation) this.queue.push({ ...about, picture: ready });
+      else ready?.close();
+    });
+  }
+
+  get rate() {
+    return this.about.fps * (this.state?.pace ?? 5);
+  }
+
+  show(now) {
+    if (!this.queue.length || this.held) return;
+    const most = 2.5 * this.about.chunk;
+    while (this.queue.length > most) this.queue.shift().picture.close(); // late: the newest pictures count
+    const interval = 1000 / this.rate;
+    if (now < this.due - 2) return;
+    this.due = Math.max(this.due + interval, now - interval);
+    const next = this.queue.shift();
+    this.draw(next.picture);
+    next.picture.close();
+    this.shown = next;
+    this.times.push(now);
+    if (this.times.length > 40) this.times.shift();
+    const wanted = this.waitingFor;
+    if (wanted && this.prompts[next.chunk] === wanted.prompt) {
+      this.waitingFor = null;
+      this.tell("obeyed", { seconds: (performance.now() - wanted.at) / 1000, first: wanted.first });
+    }
+    this.tell("shown", next);
+  }
+
+  get framesPerSecond() {
+    const recent = this.times.filter((time) => performance.now() - time < 2500);
+    return recent.length < 2 ? 0 : ((recent.length - 1) * 1000) / (recent.at(-1) - recent[0]);
+  }
+
+  draw(picture) {
+    const { canvas } = this;
+    const scale = Math.min(2, window.devicePixelRatio || 1);
+    const width = Math.max(picture.width, Math.round(canvas.clientWidth * scale));
+    const height = Math.round((width * picture.height) / picture.width);
+    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    const context = canvas.getContext("2d", { alpha: false });
+    context.imageSmoothingEnabled = true;
+    context.imageSmoothingQuality = "high";
+    context.drawImage(picture, 0, 0, width, height);
+    this.tell("drawn");
+  }
+}

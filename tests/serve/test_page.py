@@ -1,0 +1,193 @@
+"""The page itself, in a real browser, against a real server with the tiny model."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from browser import CHROMIUM, browser
+from causvid import media
+from causvid.serve.frames import digest
+from conftest import random_model
+from live_server import running
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+
+
+@pytest.fixture(scope="module")
+def server():
+    with running() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def shared_page(tmp_path_factory):
+    with browser(tmp_path_factory.mktemp("browser")) as page:
+        yield page
+
+
+@pytest.fixture
+def page(shared_page, server):
+    """A page that was never used."""
+    shared_page.open("about:blank")
+    shared_page.problems.clear()
+    shared_page.open(server.url, 960, 640)
+    shared_page.run("sessionStorage.clear()")
+    shared_page.open("about:blank")
+    shared_page.open(server.url, 960, 640)
+    shared_page.wait("window.studio && studio.panes[0].stream.socket.readyState === 1")
+    yield shared_page
+    assert not shared_page.problems
+
+
+def start(page, prompt, seed=3):
+    page.run(f"document.querySelector('#seed').value = {seed}")
+    page.run("document.querySelector('#pace').value = '2'")
+    page.click("#prompt")
+    page.run("document.querySelector('#prompt').select()")
+    page.type(prompt)
+    page.press("Enter", text="\r")
+    page.wait("studio.panes[0].stream.shown.chunk >= 2")
+
+
+STREAM = "studio.panes[0].stream"
+CHECKSUM = """(() => {const c = studio.panes[0].canvas; const d = c.getContext('2d')
+  .getImageData(0, 0, c.width, c.height).data; return d.reduce((sum, x, i) => (sum + x * (i % 251)) % 1000003, 0)})()"""
+
+
+def test_prompts_time_travel_and_takes(page, server):
+    start(page, "a red car")
+    first = page.run(CHECKSUM)
+    page.wait(f"{CHECKSUM} !== {first}")
+    assert page.run("studio.panes[0].canvas.width") > 400, "pictures are enlarged"
+    page.click("input[value=flush] + span")
+    page.click("#prompt")
+    page.run("document.querySelector('#prompt').select()")
+    page.type("a blue bus")
+    page.press("Enter", text="\r")
+    page.wait(f"{STREAM}.prompts.includes('a blue bus')")
+    page.wait("document.querySelector('.caption').textContent === 'a blue bus'")
+    page.wait("document.querySelectorAll('.track .segment').length === 2")
+    page.click("#play")
+    page.wait(f"!{STREAM}.state.playing")
+
+    # the very same frames as a session without any server
+    digests = page.run(f"{STREAM}.digests")
+    session = random_model().session("a red car", seed=3)
+    switch = page.run(f"{STREAM}.prompts").index("a blue bus")
+    for index, seen in enumerate(digests):
+        if index == switch:
+            session.set_prompt("a blue bus", "flush")
+        assert digest(session.next_chunk().frames) == seen
+
+    # save; rewind, fork: both go on as before
+    size = page.run(
+        f"fetch('/api/sessions/' + {STREAM}.session + '/take').then(a => a.arrayBuffer()).then(b => b.byteLength)"
+    )
+    assert size > 1000
+    page.run("document.activeElement.blur()")
+    keep = max(1, switch - 1)
+    page.run(f"studio.panes[0].rewind({keep})")
+    page.wait(f"{STREAM}.digests.length === {keep}")
+    page.click("#fork")
+    page.wait("studio.panes.length === 2 && studio.panes[1].stream.state")
+    page.press(" ")
+    page.wait(f"studio.panes[1].stream.digests.length > {keep + 1}")
+    page.run("studio.panes[1].stream.send('pause')")
+    page.click(".pane canvas")
+    page.click("#play")
+    page.wait(f"{STREAM}.digests.length > {keep + 1}")
+    page.click("#play")
+    page.wait(f"!{STREAM}.state.playing")
+    ours, theirs = page.run(f"{STREAM}.digests"), page.run("studio.panes[1].stream.digests")
+    assert ours[keep] == theirs[keep] is not None, "the fork goes on as its parent does"
+    page.click(".pane + .pane .close")
+    page.wait("studio.panes.length === 1")
+
+    # reload: the session is still there, and a replay shows the same
+    page.call("Page.reload")
+    page.wait("window.studio && studio.panes[0].stream.state")
+    assert page.run(f"{STREAM}.state.chunks") >= len(ours)
+    page.click("#replay")
+    page.wait(f"{STREAM}.replayed.filter(Boolean).length >= {len(ours)}")
+    assert page.run(f"{STREAM}.replayed")[: len(ours)] == [*digests[:keep], *ours[keep:]]
+
+
+def test_camera(page):
+    start(page, "a red car")
+    page.click("#camera")
+    page.wait("document.querySelector('#camera').ariaPressed === 'true'")
+    page.wait(f"{STREAM}.kinds.filter(k => k === 'restyled').length >= 2")
+    page.click("#camera")
+    page.wait(f"!{STREAM}.state.restyles")
+
+
+def test_dropped_images_and_videos(page, tmp_path):
+    clip = np.random.default_rng(0).integers(0, 256, (14, 24, 40, 3), dtype=np.uint8)
+    Image.fromarray(clip[0]).save(tmp_path / "a.png")
+    media.write_video(tmp_path / "a.mp4", clip, 12)
+    start(page, "a red car")
+    page.drop_file(tmp_path / "a.png")
+    page.wait(f"{STREAM}.kinds.includes('given')")
+    page.run(f"{STREAM}.kinds.fill('seen')")
+    page.drop_file(tmp_path / "a.mp4")
+    page.wait("document.querySelector('#video-choice').open")
+    page.click("#video-choice button[value=restyle]")
+    page.wait(f"{STREAM}.kinds.includes('restyled')")
+    page.choose_file("#video-file", tmp_path / "a.mp4")
+    page.wait("document.querySelector('#video-choice').open")
+    page.click("#video-choice button[value=extend]")
+    page.wait(f"{STREAM}.kinds.includes('given')")
+    (tmp_path / "a.txt").write_text("no picture")
+    page.drop_file(tmp_path / "a.txt")
+    page.wait("!document.querySelector('#toast').hidden")
+
+
+def test_a_take_is_opened_and_settings_reach_the_stream(page, server, tmp_path):
+    start(page, "a red car", seed=8)
+    page.run("(() => { const s = document.querySelector('#steps'); s.value = 2;"
+             "s.dispatchEvent(new Event('change')) })()")  # fmt: skip
+    page.wait(f"{STREAM}.state.steps === 2")
+    session = page.run(f"{STREAM}.session")
+    with server.http as http:
+        (tmp_path / "a.take").write_bytes(http.get(f"/api/sessions/{session}/take").content)
+    page.choose_file("#take-file", tmp_path / "a.take")
+    page.wait("studio.panes.length === 2")
+    page.wait("studio.panes[1].stream.replayed.length > 1")
+    again = page.run("studio.panes[1].stream.replayed")
+    assert again == page.run(f"{STREAM}.digests")[: len(again)]
+
+
+@pytest.mark.parametrize(("width", "height", "phone"), [(1360, 860, False), (390, 844, True)])
+def test_it_fits_and_can_be_used_by_everybody(page, server, width, height, phone):
+    page.open(server.url, width, height, phone)
+    page.wait("window.studio")
+    assert page.run("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out sideways"
+    unnamed = page.run(
+        "[...document.querySelectorAll('button, input, select, canvas[tabindex]')].filter(e => !(e.ariaLabel || "
+        "e.labels?.length || e.textContent.trim() || e.title || e.getAttribute('role') === 'img')).map(e => e.id)"
+    )
+    assert unnamed == []
+    if phone:
+        small = page.run(
+            "[...document.querySelectorAll('#transport button, #send, aside button')].filter(e => e.offsetParent && "
+            "e.getBoundingClientRect().height < 40).map(e => e.id)"
+        )
+        assert small == [], "fingers need room"
+    contrast = page.run(CONTRAST)
+    assert min(contrast.values()) >= 4.5, contrast
+    page.call("Page.captureScreenshot")
+
+
+CONTRAST = """(() => {
+  const light = rgb => { const [r, g, b] = rgb.match(/[\\d.]+/g).slice(0, 3).map(v => { v /= 255;
+    return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4 }); return 0.2126 * r + 0.7152 * g + 0.0722 * b };
+  const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
+    if (!/, 0\\)$|transparent/.test(c)) return c } return 'rgb(13, 15, 18)' };
+  const out = {};
+  const texts = 'h1 span, dt, .note, #send, .segments span, .row label, .row output, #status';
+  for (const e of document.querySelectorAll(texts)) {
+    const [a, b] = [light(getComputedStyle(e).color), light(ground(e))].sort((x, y) => y - x);
+    out[e.id || e.className || e.tagName + e.textContent] = (a + 0.05) / (b + 0.05);
+  }
+  return out;
+})()"""
