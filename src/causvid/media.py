@@ -6,13 +6,18 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from causvid.errors import UserError
+
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+    from av.video.stream import VideoStream
 
 VIDEO_CODECS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
 CODEC_OPTIONS = {
@@ -75,7 +80,8 @@ class VideoWriter:
 
     def __enter__(self) -> VideoWriter:
         self._temporary = self._stack.enter_context(whole_file(self.path))
-        self._container = self._stream = None
+        self._container: OutputContainer | None = None
+        self._stream: VideoStream | None = None
         return self
 
     def write(self, frames: np.ndarray) -> None:
@@ -87,18 +93,18 @@ class VideoWriter:
         import av
 
         if self._container is None:
-            self._container = av.open(str(self._temporary), "w")
             from fractions import Fraction
 
-            self._stream = self._container.add_stream(
-                VIDEO_CODECS[self._suffix], rate=Fraction(self.fps).limit_denominator(1001)
-            )
+            self._container = av.open(str(self._temporary), "w")
+            rate = Fraction(self.fps).limit_denominator(1001)
+            self._stream = cast("VideoStream", self._container.add_stream(VIDEO_CODECS[self._suffix], rate=rate))
             # players expect 4:2:0 with even sides; small pictures are doubled so that colour edges survive it
             self._scale = 4 if frames.shape[2] < 256 else 1
             self._stream.height = frames.shape[1] * self._scale // 2 * 2
             self._stream.width = frames.shape[2] * self._scale // 2 * 2
             self._stream.pix_fmt = "yuv420p"
             self._stream.options = dict(CODEC_OPTIONS[VIDEO_CODECS[self._suffix]])
+        assert self._stream is not None
         for frame in frames:
             size = (self._stream.width, self._stream.height)
             picture = Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)
@@ -124,6 +130,7 @@ class VideoWriter:
             return
         if self._container is None:
             raise UserError(f"there are no frames to write to {self.path}")
+        assert self._stream is not None
         for packet in self._stream.encode():
             self._container.mux(packet)
         self._container.close()
@@ -162,7 +169,7 @@ def contact_sheet(frames: np.ndarray, fps: float, columns: int = 6, max_pictures
     return sheet
 
 
-def read_image(source: str | Path | BinaryIO) -> np.ndarray:
+def read_image(source: str | Path | BytesIO) -> np.ndarray:
     """uint8 [H, W, 3], the right way up. From a file, or from bytes in memory."""
     name = _name_of(source)
     try:
@@ -176,7 +183,7 @@ def read_image(source: str | Path | BinaryIO) -> np.ndarray:
 
 
 def read_video(
-    source: str | Path | BinaryIO, fps: float, *, max_seconds: float | None = None, size: tuple[int, int] | None = None
+    source: str | Path | BytesIO, fps: float, *, max_seconds: float | None = None, size: tuple[int, int] | None = None
 ) -> np.ndarray:
     """uint8 [F, H, W, 3], re-timed to `fps` by taking the frame that is on screen at each instant. With `size`, cropped
     and resized to (height, width) while reading, which keeps a long video of large pictures out of memory."""
@@ -187,7 +194,7 @@ def read_video(
     frames: list[np.ndarray] = []
     shown, begin, end = None, 0.0, 0.0
     try:
-        with av.open(source if hasattr(source, "read") else str(source)) as container:
+        with av.open(source if isinstance(source, BytesIO) else str(source), "r") as container:
             if not container.streams.video:
                 raise UserError(f"{name} holds no video")
             for frame in container.decode(video=0):
@@ -224,7 +231,7 @@ def _check_size(width: int, height: int, name: str) -> None:
         )
 
 
-def _name_of(source: str | Path | BinaryIO) -> str:
+def _name_of(source: str | Path | BytesIO) -> str:
     """What to call it in a message."""
     if not isinstance(source, str | Path):
         return "what was sent"

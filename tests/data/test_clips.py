@@ -16,6 +16,7 @@ import torch
 from causvid.data import clips
 from causvid.data.clips import Clip, Pool, PoolSpec, shard_file, write_cache, write_shard
 from causvid.errors import UserError
+from tiny_models import BoxCodec
 
 MADE_FROM = {"world": "noise 1", "codec": "mean"}
 SPEC = PoolSpec("long", 3, 10, clips_per_shard=4, first_seed=100)
@@ -33,8 +34,8 @@ class Noise:
         return Clip(frames, [f"clip {seed}", f"{seed} again"], np.full((num_latents, 2, 2), seed % 7, dtype=np.uint8))
 
 
-class MeanCodec:
-    dtype = torch.float32
+class MeanCodec(BoxCodec):
+    latent_channels = 3
 
     def encode(self, video: torch.Tensor) -> torch.Tensor:
         return video[:, ::4, :, ::4, ::4] * 127.5 + 127.5

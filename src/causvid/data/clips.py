@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -63,6 +63,7 @@ class Clip:
     truth: np.ndarray | None = None  # uint8 [T, gh, gw]: what each patch of each latent frame shows
 
 
+@runtime_checkable
 class Source(Protocol):
     """Makes the clips of these seeds, `num_latents` latent frames each. Sent to worker processes, so it must pickle.
 
