@@ -127,5 +127,3 @@ def test_an_endless_stream_keeps_its_memory(model):
         session.next_chunk()
         sizes.append(held())
     assert sizes[4:] == [sizes[4]] * 8
-
-

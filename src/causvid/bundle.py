@@ -226,9 +226,7 @@ class Place:
     dtype: torch.dtype
 
     @classmethod
-    def of(
-        cls, device: str | torch.device | None, dtype: torch.dtype | str | None, *, is_small: bool = False
-    ) -> Place:
+    def of(cls, device: str | torch.device | None, dtype: torch.dtype | str | None, *, is_small: bool = False) -> Place:
         try:
             where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
             torch.zeros(1, device=where)
