@@ -257,6 +257,8 @@ def _read_job(value: dict[str, Any], model: Model, results: jobs.Results, limits
     if not 0 < seconds <= 120:
         raise UserError(f"a job makes more than 0 and at most 120 seconds, not {seconds:g}")
     options = read_options({key: value[key] for key in ("steps", "window", "sink") if key in value})
+    if (options.steps or 0) > limits.steps or (options.window or 0) > limits.window:
+        raise UserError(f"here steps are at most {limits.steps} and a window at most {limits.window} latent frames")
     options.apply(model.cfg.rollout)
     changes = value.get("changes", [])
     if not isinstance(changes, list) or len(changes) > 100:

@@ -45,9 +45,11 @@ class EngineConfig:
     batching: Batching | None = None  # None: exact on a CPU, where whole products gain little; fast elsewhere
     threads: int | None = None
     park_after: float = 120.0  # seconds without playing
+    park_unwatched_after: float = 10.0
     forget_after: float = 1800.0  # seconds without a viewer
+    evict_after: float = 60.0  # seconds without a viewer after which a session makes room for a new one
     max_minutes: float = 30.0  # of one stream
-    moment_bytes: int = 48 << 20  # per stream, for going back quickly
+    moment_bytes: int = 32 << 20  # per stream, for going back quickly
     warm_up: bool = True
 
 
@@ -110,7 +112,6 @@ class Engine:
         return self.call(lambda: self._add(Session.resume(take, self.model, moment_bytes=self.cfg.moment_bytes)))
 
     def fork(self, stream: Stream) -> Future:
-        self._check_room()
         return self.ask(stream, lambda session: self._add(session.fork()))
 
     def ask(self, stream: Stream, command: Command) -> Future:
@@ -206,11 +207,19 @@ class Engine:
     def _check_room(self) -> None:
         if self.draining:
             raise Full("this server is shutting down and opens no new sessions; try again when it is back")
-        if len(self.streams) >= self.cfg.max_sessions:
+        if len(self.streams) >= self.cfg.max_sessions and not self._evict():
             raise Full(
                 f"this server is full: {len(self.streams)} sessions are open, which is as many as it holds; "
                 "try again in a few minutes"
             )
+
+    def _evict(self) -> bool:
+        """End the session that nobody has watched for longest, if that is long enough."""
+        now = time.monotonic()
+        left = [s for s in self.streams.values() if not s.watched and now - s.touched > self.cfg.evict_after]
+        if left:
+            self._remove(min(left, key=lambda stream: stream.touched))
+        return bool(left)
 
     def _check_playing(self, stream: Stream) -> None:
         if self.draining:
@@ -377,6 +386,7 @@ class Engine:
         """Park what idles, end what nobody wants, stop what has become too long."""
         for stream in list(self.streams.values()):
             idle = now - stream.touched
+            limit = self.cfg.park_after if stream.watched else min(self.cfg.park_after, self.cfg.park_unwatched_after)
             if stream.playing and not stream.watched:
                 stream.playing, stream.reel = False, None
             if stream.playing and stream.session.num_chunks * self._chunk_minutes() >= self.cfg.max_minutes:
@@ -393,7 +403,8 @@ class Engine:
                 stream.session.park()
                 self.meters.count("parked_total")
                 stream.tell("parked")
-            if not stream.watched and idle > self.cfg.forget_after:
+            # a session that made nothing is not worth coming back to
+            if not stream.watched and idle > (self.cfg.forget_after if stream.session.num_chunks else limit):
                 self._remove(stream)
         for job in list(self.jobs.values()):
             if job.ended and now - job.born > self.cfg.forget_after:

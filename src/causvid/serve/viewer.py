@@ -23,6 +23,7 @@ from causvid.serve import frames
 from causvid.serve.engine import Engine, Full
 from causvid.serve.lanes import Stream
 from causvid.session import Chunk, Session, StreamOptions
+from causvid.situation import read_options
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ class Limits:
     """What one client may send."""
 
     prompt_characters: int = 500
+    steps: int = 64  # per chunk
+    window: int = 256  # latent frames
     text_bytes: int = 16_384
     picture_bytes: int = 8 << 20
     video_bytes: int = 64 << 20
@@ -288,11 +291,19 @@ class Viewer:
             raise UserError(f"a prompt has at most {self.limits.prompt_characters} characters here; shorten it")
         return text
 
+    def check_size(self, value: dict[str, Any]) -> StreamOptions:
+        """Options that one client may ask of a device that others use, too."""
+        options = read_options(value)
+        for name, most in (("steps", self.limits.steps), ("window", self.limits.window)):
+            if (value.get(name) or 0) > most:
+                raise UserError(f"{name} is at most {most} here, got {value[name]}")
+        return options
+
     async def _do_open(self, message: dict[str, Any]) -> None:
         """Begin a session. One that this socket showed before stays open until it is forgotten."""
         prompt, seed = self.check_prompt(message.pop("prompt", None)), message.pop("seed", 0)
         play, pace = message.pop("play", True), _read_pace(message.pop("pace", 1.0))
-        options = await self.engine_call(self.engine.call(lambda: _read_options(message)))
+        options = self.check_size(message)
         stream = await self.engine_call(self.engine.open(prompt, seed, options))
         stream.pace = pace
         self._attach(stream)
@@ -322,6 +333,7 @@ class Viewer:
         if "pace" in message:
             stream.pace = _read_pace(message.pop("pace"))
         if message:
+            self.check_size({key: value for key, value in message.items() if key != "seed"})
             await self._ask(lambda session: session.change(**message))
         self._tell_state()
 
@@ -436,12 +448,6 @@ def describe(stream: Stream) -> dict[str, Any]:
         "parked": session.is_parked,
         "events": [{"chunk": event.chunk, "kind": event.kind, **event.value} for event in events[-200:]],
     }
-
-
-def _read_options(message: dict[str, Any]) -> StreamOptions:
-    from causvid.situation import read_options
-
-    return read_options(message)
 
 
 def _read_pace(pace: Any) -> float | None:
