@@ -137,6 +137,8 @@ def test_mistakes_are_told(world, tmp_path):
         ode_pairs.train(replace(cfg, steps=6), tmp_path)
     with pytest.raises(UserError, match="set sight=causal and data"):
         ode_pairs.train(replace(cfg, past="data"), tmp_path)
+    with pytest.raises(UserError, match="has no teacher"):
+        ode_pairs.train(replace(cfg, teacher=str(tmp_path)), tmp_path)
     ode_pairs.train(cfg, tmp_path, steps=2)
     with pytest.raises(UserError, match=r"made another way \(guidance differ"):
         ode_pairs.train(replace(cfg, guidance=3.0), tmp_path)

@@ -150,12 +150,12 @@ def train(
     """Make the pairs that are missing in `run_dir`, at most `steps` shards of them, starting none after `minutes`."""
     cfg.check()
     place = parallel.start(device)
+    maker = Maker(cfg, place)  # first: a mistake in its sources must not claim the folder
     spec = PairsSpec(cfg.student.sigmas, cfg.num_pairs, cfg.pairs_per_shard)
     made_from = {key: value for key, value in config.to_json(cfg).items() if key != "num_pairs"}
     if parallel.is_first():
         claim(run_dir, spec, made_from)
     parallel.wait_for_all()
-    maker = Maker(cfg, place)
     missing = missing_shards(run_dir, spec, parallel.rank(), parallel.num_ranks())
     console, start = Console(stderr=True, quiet=not parallel.is_first()), time.monotonic()
     with stop_signal() as stopped:
