@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_distillation import CLIP, STUDENT, pairs_config, write_world
 
 from causvid import flow, sample
 from causvid.data.pairs import Pairs, read_index, shard_file
@@ -13,6 +12,7 @@ from causvid.noise import chunk_noise
 from causvid.stages import ode_pairs
 from causvid.stages.ode_pairs import PRESETS, Maker
 from causvid.stages.sources import read_network, read_words
+from tiny_distillation import CLIP, STUDENT, pairs_config, write_world
 
 CPU = torch.device("cpu")
 
