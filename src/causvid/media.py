@@ -53,6 +53,10 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+class _Tried(Exception):
+    """Ends a rehearsal of writing."""
+
+
 def check_output(path: Path, allowed: Iterable[str] = (*MOVIE_SUFFIXES, *SHEET_SUFFIXES)) -> None:
     """Refuse a hopeless output before hours of work go into it."""
     allowed = tuple(allowed)
@@ -60,9 +64,10 @@ def check_output(path: Path, allowed: Iterable[str] = (*MOVIE_SUFFIXES, *SHEET_S
         raise UserError(f"cannot tell what to write from '{path.name}'; end it in one of {' '.join(allowed)}")
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file")
-    with whole_file(path.with_name(f".{path.name}.probe")) as probe:
-        probe.touch()
-    path.with_name(f".{path.name}.probe").unlink()
+    if path.exists() and not os.access(path, os.W_OK):
+        raise UserError(f"cannot write {path}: it is write-protected; choose another place with -o")
+    with contextlib.suppress(_Tried), whole_file(path):
+        raise _Tried
 
 
 class VideoWriter:
