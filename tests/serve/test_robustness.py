@@ -2,10 +2,15 @@
 
 import io
 import json
+import os
 import random
+import signal
 import socket
 import struct
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -219,6 +224,34 @@ def test_shutting_down_pauses_streams_and_takes_nothing_new(server):
         assert http.get("/health").status_code == 503
         assert http.post("/api/jobs", json={"prompt": "x"}).status_code == 503
         assert http.get(f"/api/sessions/{session}/take").status_code == 200, "what was made can still be saved"
+
+
+def test_a_signal_lets_chunks_end_and_says_goodbye():
+    """The whole server as a process of its own, and SIGTERM."""
+    code = (
+        "from conftest import random_model; from causvid.serve.app import serve;"
+        "serve(random_model(), port=0, on_ready=lambda url: print(url, flush=True))"
+    )
+    folder = str(Path(__file__).parent.parent)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": folder}
+    ) as process:
+        try:
+            url = process.stdout.readline().strip()
+            with connect(url.replace("http", "ws") + "ws", max_size=None, max_queue=None) as socket_:
+                socket_.send(json.dumps({"type": "open", "prompt": "a red car"}))
+                told = []
+                with pytest.raises(ConnectionClosed) as closed:
+                    while True:
+                        message = socket_.recv(timeout=30)
+                        if isinstance(message, str):
+                            told.append(json.loads(message)["type"])
+                            if told[-1] == "chunk" and "draining" not in told:
+                                process.send_signal(signal.SIGTERM)
+                assert "draining" in told and closed.value.rcvd.code in (1001, 1012)
+            assert process.wait(20) in (0, -signal.SIGTERM)
+        finally:
+            process.kill()
 
 
 def test_a_port_in_use_is_told():

@@ -57,6 +57,7 @@ class Engine:
     def __init__(self, model: Model, cfg: EngineConfig | None = None) -> None:
         self.model, self.cfg = model, cfg or EngineConfig()
         self.batching: Batching = self.cfg.batching or ("exact" if model.device.type == "cpu" else "fast")
+        self._threads = self.cfg.threads or torch.get_num_threads()  # torch counts them per thread
         self.meters = Meters()
         self.streams: dict[str, Stream] = {}
         self.jobs: dict[str, Job] = {}
@@ -274,8 +275,7 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            if self.cfg.threads:
-                torch.set_num_threads(self.cfg.threads)
+            torch.set_num_threads(self._threads)
             if self.cfg.warm_up:
                 self._warm_up()
             self.ready.set()
@@ -394,12 +394,7 @@ class Engine:
                 stream.tell(
                     "limit", f"a stream lasts at most {self.cfg.max_minutes:g} minutes here; save it, or rewind"
                 )
-            if (
-                not stream.active
-                and stream.work is None
-                and not stream.session.is_parked
-                and idle > self.cfg.park_after
-            ):
+            if not stream.active and stream.work is None and not stream.session.is_parked and idle > limit:
                 stream.session.park()
                 self.meters.count("parked_total")
                 stream.tell("parked")
