@@ -13,15 +13,29 @@ from causvid.worlds import vista
 from causvid.worlds.vista.canvas import View
 from causvid.worlds.vista.foreground import has_foreground
 from causvid.worlds.vista.motion import walk
-from causvid.worlds.vista.scene import EVENT_SECONDS, LANES, LEGAL_MOTIONS, MOTIONS, TRAVELS
+from causvid.worlds.vista.scene import EVENT_SECONDS, LANES, LEGAL_MOTIONS, MOTIONS, TRAVELS, Event, Second
 from causvid.worlds.vista.tracks import CAMERA_SPEEDS, Switch, Tracks
 from causvid.worlds.vista.truth import KIND, latent_frames, patch_classes
 
 BUSY = vista.Scene(
-    11, "sea", "sunset", "clear", "boat", "red", "sails", "pan right", ("bird", "white", "flies"),
-    ((1.0, "light", "night"), (2.0, "colour", "blue"), (4.0, "weather", "snow"), (7.5, "camera", "sweep")),
-)  # fmt: skip
-CITY = vista.Scene(4, "city", "dawn", "rain", "bus", "yellow", "drives", "follow", None, ((1.0, "motion", "stays"),))
+    11,
+    "sea",
+    "sunset",
+    "clear",
+    "boat",
+    "red",
+    "sails",
+    "pan right",
+    Second("bird", "white", "flies"),
+    (
+        Event(1.0, "light", "night"),
+        Event(2.0, "colour", "blue"),
+        Event(4.0, "weather", "snow"),
+        Event(7.5, "camera", "sweep"),
+    ),
+)
+STOP = Event(1.0, "motion", "stays")
+CITY = vista.Scene(4, "city", "dawn", "rain", "bus", "yellow", "drives", "follow", None, (STOP,))
 
 
 def test_a_clip_is_uint8_of_the_size_asked_for():
@@ -80,7 +94,7 @@ def test_importing_the_world_needs_no_torch():
     "change", [{"weather": "snow"}, {"light": "night"}, {"colour": "green"}, {"second": None}, {"biome": "forest"}]
 )
 def test_changing_one_attribute_leaves_the_rest_in_place(change):
-    base = vista.Scene(21, "meadow", "day", "clear", "rabbit", "pink", "hops", "sweep", ("ufo", "blue", "floats"))
+    base = vista.Scene(21, "meadow", "day", "clear", "rabbit", "pink", "hops", "sweep", Second("ufo", "blue", "floats"))
     before, after = vista.render(base, 30, 32, 56)[1], vista.render(replace(base, **change), 30, 32, 56)[1]
     for name in ("hero_x", "hero_y", "camera_x", "motion_weights"):
         assert np.array_equal(vars(before)[name], vars(after)[name]), name

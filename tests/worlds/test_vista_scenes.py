@@ -136,9 +136,9 @@ def test_a_timeline_joins_into_the_scene_it_came_from():
     ("change", "message"),
     [
         ({"biome": "moon"}, "choose one of meadow"),
-        ({"second": ("bird", "blue", "bites")}, "second motion"),
-        ({"events": ((2.0, "light", "night"), (1.0, "weather", "rain"))}, "sort them"),
-        ({"events": ((2.0, "biome", "sea"),)}, "event kind"),
+        ({"second": vista.Second("bird", "blue", "bites")}, "second motion"),
+        ({"events": (vista.Event(2.0, "light", "night"), vista.Event(1.0, "weather", "rain"))}, "sort them"),
+        ({"events": (vista.Event(2.0, "biome", "sea"),)}, "event kind"),
     ],
 )
 def test_a_wrong_scene_says_what_to_choose(change, message):

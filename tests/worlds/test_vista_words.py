@@ -14,9 +14,10 @@ from causvid.worlds import vista
 from causvid.worlds.vista import phrases
 from causvid.worlds.vista.captions import all_phrases
 from causvid.worlds.vista.parsing import rephrase, scene_from_prompt, tokens
+from causvid.worlds.vista.scene import Second
 from causvid.worlds.vista.sheet import contact_sheet, write_world
 
-CAR = vista.Scene(5, "meadow", "day", "clear", "car", "red", "hops", "static", ("bird", "blue", "flies"))
+CAR = vista.Scene(5, "meadow", "day", "clear", "car", "red", "hops", "static", Second("bird", "blue", "flies"))
 
 
 @pytest.mark.parametrize("split", ["train", "paraphrase", "compose", "order"])
@@ -207,7 +208,9 @@ def test_a_world_folder_has_clips_captions_and_a_sheet(tmp_path):
     told = write_world(tmp_path / "w", num_clips=2, seed=3, split="val", size="32x56", num_frames=5, kind="controls")
     assert "2 clips of 5 frames" in told
     records = [json.loads(line) for line in (tmp_path / "w" / "clips.jsonl").read_text().splitlines()]
-    assert [vista.Scene(**record["scene"]) for record in records] == [vista.sample_scene(k, "val") for k in (3, 4)]
+    assert [vista.Scene.from_json(json.dumps(record["scene"])) for record in records] == [
+        vista.sample_scene(k, "val") for k in (3, 4)
+    ]
     with Image.open(tmp_path / "w" / records[0]["file"]) as movie, Image.open(tmp_path / "w" / "sheet.png") as sheet:
         assert (movie.n_frames, movie.size) == (5, (56, 32)) and sheet.height > 6 * 32
 

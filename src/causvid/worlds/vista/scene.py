@@ -73,8 +73,6 @@ class Scene:
     events: tuple[Event, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "second", None if self.second is None else Second(*self.second))
-        object.__setattr__(self, "events", tuple(Event(*e) for e in self.events))
         allowed = {"biome": BIOMES, "light": LIGHTS, "weather": WEATHERS, "hero": HEROES, "colour": COLOURS,
                    "motion": MOTIONS, "camera": CAMERAS}  # fmt: skip
         for name, values in allowed.items():
@@ -94,7 +92,11 @@ class Scene:
 
     @staticmethod
     def from_json(text: str) -> "Scene":
-        return Scene(**json.loads(text))
+        values = json.loads(text)
+        if values.get("second") is not None:
+            values["second"] = Second(*values["second"])
+        values["events"] = tuple(Event(*event) for event in values.get("events", ()))
+        return Scene(**values)
 
     def after_events(self, until: float = float("inf")) -> "Scene":
         """The same scene with every event that starts before `until` already in force, and none to come."""

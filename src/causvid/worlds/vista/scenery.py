@@ -38,6 +38,9 @@ class Ridge:
     def top(self, world: np.ndarray) -> np.ndarray:
         return self.base + self.waves(world)
 
+    def at(self, x: float) -> float:
+        return float(self.top(np.array([x]))[0])
+
     def slope(self, world: np.ndarray) -> np.ndarray:
         """Rise to the right, clipped: which side the light falls on."""
         return np.clip((self.top(world - 0.5) - self.top(world + 0.5)) * 2, -1, 1)
@@ -124,7 +127,7 @@ class Landscape:
             self.middle, HORIZON + 2, (3.2, 1.2), (62, 23), ink(0.44, 0.72, 0.30), ink(0.30, 0.58, 0.24), 12, 0.12
         )
         for x, u in cells(self._layer("trees"), self.middle, 17, 0.7):
-            foot = float(ridge.top(np.array(x))) + 2.5
+            foot = ridge.at(x) + 2.5
             if u[0] < 0.16:
                 props.house(self.middle, x, foot + 0.5, 0.95, ink(0.93, 0.88, 0.78) * F32(between(u[1], 0.85, 1.05)))
             elif u[0] < 0.90:
@@ -150,7 +153,7 @@ class Landscape:
         leaves = [ink(0.90, 0.45, 0.10), ink(0.80, 0.24, 0.10), ink(0.95, 0.68, 0.16), ink(0.60, 0.52, 0.15)]
         for x, u in cells(self._layer("trees"), self.middle, 7.5, 0.66):
             colour = leaves[int(u[0] * 4)] * F32(between(u[1], 0.85, 1.05))
-            props.round_tree(self.middle, x, float(ridge.top(np.array(x))) + 2.5, between(u[2], 0.9, 1.35), colour)
+            props.round_tree(self.middle, x, ridge.at(x) + 2.5, between(u[2], 0.9, 1.35), colour)
         self._ground(ink(0.70, 0.50, 0.22), ink(0.46, 0.31, 0.14), ink(0.62, 0.47, 0.33), [ink(0.85, 0.42, 0.12)])
 
     def _desert(self) -> None:
@@ -164,7 +167,7 @@ class Landscape:
             self.middle, HORIZON + 3, (3.6, 1.2), (58, 25), ink(0.95, 0.78, 0.48), ink(0.86, 0.64, 0.36), 11, 0.16
         )
         for x, u in cells(self._layer("trees"), self.middle, 26, 0.7):
-            props.cactus(self.middle, x, float(ridge.top(np.array(x))) + 2.5, between(u[0], 0.85, 1.3))
+            props.cactus(self.middle, x, ridge.at(x) + 2.5, between(u[0], 0.85, 1.3))
         self._ground(ink(0.94, 0.77, 0.47), ink(0.80, 0.58, 0.32), ink(0.72, 0.55, 0.38), [ink(0.62, 0.50, 0.40)])
 
     def _snow(self) -> None:
@@ -191,7 +194,7 @@ class Landscape:
         for x, u in cells(self._layer("trees"), self.middle, 11, 0.9):
             if u[0] < 0.8:
                 colour = ink(0.12, 0.36, 0.30) * F32(between(u[1], 0.85, 1.1))
-                props.pine(self.middle, x, float(ridge.top(np.array(x))) + 2.5, between(u[2], 0.75, 1.15), colour, 0.75)
+                props.pine(self.middle, x, ridge.at(x) + 2.5, between(u[2], 0.75, 1.15), colour, 0.75)
         self._ground(ink(0.95, 0.97, 1.0), ink(0.76, 0.84, 0.95), ink(0.80, 0.84, 0.90), [ink(0.62, 0.70, 0.82)])
 
     def _sea(self) -> None:
@@ -208,7 +211,7 @@ class Landscape:
             KIND["hill"],
         )
         for x, u in cells(self._layer("palms"), self.far, 9, 0.8):
-            foot = HORIZON + 3.0 + min(0.0, float(ridge.waves(np.array(x))) + 1.5)
+            foot = HORIZON + 3.0 + min(0.0, ridge.at(x) - ridge.base + 1.5)
             if foot < HORIZON - 2 and u[0] < 0.7:
                 props.palm(self.far, x, foot + 0.6, between(u[1], 0.8, 1.1), u[2] < 0.5)
         above = (self.far.y < HORIZON).astype(F32)
