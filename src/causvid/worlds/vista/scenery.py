@@ -213,7 +213,7 @@ class Landscape:
         for x, u in cells(self._layer("palms"), self.far, 9, 0.8):
             foot = HORIZON + 3.0 + min(0.0, ridge.at(x) - ridge.base + 1.5)
             if foot < HORIZON - 2 and u[0] < 0.7:
-                props.palm(self.far, x, foot + 0.6, between(u[1], 0.8, 1.1), u[2] < 0.5)
+                props.palm(self.far, x, foot + 0.6, between(u[1], 0.8, 1.1), bool(u[2] < 0.5))
         above = (self.far.y < HORIZON).astype(F32)
         self.far.alpha *= above
         self.far.rgb *= above
