@@ -1,0 +1,35 @@
+"""The how-to pages do what they say: their Python runs, on the tiny model."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import random_model
+from PIL import Image
+
+import causvid
+from causvid import media
+
+PAGES = Path(__file__).parent.parent / "docs/how-to"
+
+
+@pytest.mark.parametrize("page", ["prompts", "image", "video", "takes"])
+def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", (PAGES / f"{page}.md").read_text(), re.DOTALL)
+    assert blocks
+    frames = np.random.default_rng(0).integers(0, 256, (40, 24, 40, 3), dtype=np.uint8)
+    Image.fromarray(frames[0]).save(tmp_path / "car.png")
+    media.write_video(tmp_path / "clip.mp4", frames, 12)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(causvid, "load", lambda name: random_model())
+    names: dict = {}
+    for block in blocks:  # one after the other, as a reader would
+        exec(compile(block, f"{page}.md", "exec"), names)
+
+
+def test_the_protocol_page_names_every_message():
+    from causvid.serve.viewer import MESSAGES
+
+    page = (PAGES / "serve.md").read_text()
+    assert all(f"`{message}`" in page for message in MESSAGES)
