@@ -25,7 +25,7 @@ RNG = np.random.default_rng
 
 @pytest.fixture(scope="module")
 def responses():
-    flow = metrics.Flow()
+    flow = metrics.Flow(every=1)
     spoilt = {name: distort(CLIP, name, 0.5, RNG(3))[0] for name in NAMES}
     table = {name: metrics.temporal_metrics(frames, flow) for name, frames in spoilt.items()}
     return {"clean": metrics.temporal_metrics(CLIP, flow)} | table

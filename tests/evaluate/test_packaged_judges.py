@@ -5,9 +5,10 @@ import pytest
 
 from causvid.evaluate.alignment import items, overall, wanted
 from causvid.evaluate.distortions import distort
-from causvid.evaluate.protocol import prompts, truth
-from causvid.evaluate.report import evaluate
-from causvid.evaluate.scoring import load_instruments, read_clip
+from causvid.evaluate.judges import ROLES, WEIGHTS, load_judge
+from causvid.evaluate.protocol import another_truth, fingerprint, prompts, truth
+from causvid.evaluate.report import Anchors, column, evaluate
+from causvid.evaluate.scoring import COLUMNS, load_instruments, read_clip, score
 from causvid.evaluate.train_judges import measure_judge
 
 COUNT = 8
@@ -23,9 +24,17 @@ def clips():
     return [(p, truth(p)) for p in prompts("val", COUNT)]
 
 
-@pytest.mark.parametrize("which", ["judge", "second_judge"])
-def test_captions_of_rendered_clips_are_read_back_and_exchanged_ones_are_not(instruments, clips, which):
-    readings = [getattr(instruments, which).read(frames) for _, frames in clips]
+PACKAGED = [role for role in ROLES if (WEIGHTS / f"judge_{role}.safetensors").exists()]
+
+
+def test_the_judge_for_published_numbers_is_there():
+    assert "report" in PACKAGED
+
+
+@pytest.mark.parametrize("role", PACKAGED)
+def test_captions_of_rendered_clips_are_read_back_and_exchanged_ones_are_not(clips, role):
+    judge = load_judge(role)
+    readings = [judge.read(frames) for _, frames in clips]
     right = [overall(items(wanted(p.caption), r)) for (p, _), r in zip(clips, readings)]
     turned = clips[COUNT // 2 :] + clips[: COUNT // 2]
     wrong = [overall(items(wanted(p.caption), r)) for (p, _), r in zip(turned, readings)]
@@ -41,12 +50,23 @@ def test_noise_does_not_read_as_snow(instruments, clips):
 
 
 @pytest.mark.parametrize("name", ["blur", "noise", "saturation", "exposure"])
-def test_frame_quality_falls_with_every_spatial_flaw(instruments, clips, name):
-    falls = []
-    for number, (_, frames) in enumerate(clips[:4]):
-        spoilt = distort(frames, name, 0.8, np.random.default_rng(number))[0]
-        falls.append(instruments.quality.read(frames).frame_quality - instruments.quality.read(spoilt).frame_quality)
-    assert np.mean(falls) > 0.1
+def test_the_frame_column_falls_with_every_spatial_flaw(instruments, clips, name):
+    clean, spoilt = [], []
+    for number, (prompt, frames) in enumerate(clips[:2]):
+        true, other = read_clip(instruments, frames), another_truth(prompt)
+        bad = distort(other, name, 0.8, np.random.default_rng(number))[0]
+        clean.append(score(read_clip(instruments, other), prompt.caption, true)[0])
+        spoilt.append(score(read_clip(instruments, bad), prompt.caption, true)[0])
+    assert column(spoilt, "frame") < column(clean, "frame") - 0.03
+
+
+def test_packaged_anchors_belong_to_the_packaged_instruments(instruments):
+    anchors = Anchors.packaged()
+    anchors.check(instruments.ids)
+    _, count, print_of_prompts = anchors.about["prompts"].split()
+    assert fingerprint(prompts("val", int(count))) == print_of_prompts
+    for name in COLUMNS:
+        assert anchors.floor(name) < anchors.ceiling[name] - 0.1
 
 
 @pytest.mark.parametrize("name", ["flicker", "freeze", "shuffle", "drop"])
@@ -72,6 +92,6 @@ def test_the_same_frames_give_the_same_numbers(instruments, clips):
         np.testing.assert_array_equal(rows, second.reading.log_probs[name])
 
 
-def test_held_out_accuracy_is_measurable(instruments):
+def test_held_out_clips_are_read(instruments):
     measured = measure_judge(instruments.judge, 4)
     assert measured["biome"] == measured["light"] == 1 and measured["place median px"] < 2

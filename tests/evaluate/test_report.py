@@ -108,13 +108,13 @@ def test_a_clip_equal_to_the_truth_scores_one_wherever_truth_is_the_measure(untr
     prompt = prompts("val", 1)[0]
     read = read_clip(untrained, truth(prompt, 25))
     row, _ = score(read, "a red car drives", read)
-    assert row["MS*"] == row["flicker*"] == row["sharpness*"] == row["DD*"] == 1
+    assert row["MS*"] == row["AQ*"] == row["flicker*"] == row["sharpness*"] == row["DD*"] == 1
 
 
 def test_captions_alone_leave_comparisons_with_the_truth_empty(untrained):
     frames = truth(prompts("val", 1)[0], 25)
     report = evaluate([("a red car drives in the city", frames), ("a cat", frames)], untrained)
-    assert np.isnan(report.columns["temporal"].value) and not np.isnan(report.columns["frame"].value)
+    assert np.isnan(report.columns["temporal"].value) and not np.isnan(report.columns["text"].value)
     assert report.calibrated == {}
     assert np.isnan(report.rows[1]["OC*"])  # nothing in it that Vista knows
 

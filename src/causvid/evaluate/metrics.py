@@ -73,9 +73,12 @@ def drift(values: np.ndarray, share: float = 0.15) -> float:
 
 
 class Flow:
-    """Dense optical flow (DIS). One object serves many clips; it needs OpenCV, from the extra [eval]."""
+    """Dense optical flow (DIS). One object serves many clips; it needs OpenCV, from the extra [eval].
 
-    def __init__(self) -> None:
+    Only every `every`-th pair (or triple) of a clip is looked at: the next ones tell nearly the same."""
+
+    def __init__(self, every: int = 3) -> None:
+        self.every = every
         self._cv2 = _opencv()
         self._dis = self._cv2.DISOpticalFlow_create(self._cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
@@ -93,7 +96,7 @@ class Flow:
     def warp_error(self, frames: np.ndarray) -> float:
         """Mean squared difference of a frame and its successor warped back onto it, where both flows agree."""
         errors = []
-        for a, b in zip(frames[:-1], frames[1:]):
+        for a, b in zip(frames[: -1 : self.every], frames[1 :: self.every]):
             forth, back = self.between(a, b), self.between(b, a)
             returned = self.pull(back, forth)
             gap = ((forth + returned) ** 2).sum(-1)
@@ -105,7 +108,8 @@ class Flow:
     def smoothness(self, frames: np.ndarray) -> float:
         """VBench's motion smoothness with DIS for the interpolation: odd frames rebuilt from their even neighbours."""
         gaps = []
-        for a, truth, b in zip(frames[0:-2:2], frames[1:-1:2], frames[2::2]):
+        step = 2 * self.every
+        for a, truth, b in zip(frames[0:-2:step], frames[1:-1:step], frames[2::step]):
             forth, back = self.between(a, b), self.between(b, a)
             middle = (self.pull(a, back / 2).astype(np.float32) + self.pull(b, forth / 2)) / 2
             gaps.append(np.abs(np.round(middle) - truth).mean())
@@ -114,7 +118,7 @@ class Flow:
     def fastest(self, frames: np.ndarray, share: float = 0.05) -> float:
         """Mean length of the largest `share` of flow vectors, pixels per frame. Noise inflates it threefold."""
         tops = []
-        for a, b in zip(frames[:-1], frames[1:]):
+        for a, b in zip(frames[: -1 : self.every], frames[1 :: self.every]):
             length = np.linalg.norm(self.between(a, b), axis=-1).ravel()
             tops.append(np.sort(length)[-max(1, int(share * length.size)) :].mean())
         return float(np.mean(tops)) if tops else 0.0
@@ -127,6 +131,12 @@ def _opencv() -> Any:
         raise UserError("optical flow needs OpenCV: install it with pip install 'causvid[eval]'") from None
     cv2.setNumThreads(1)
     return cv2
+
+
+def looks(frames: np.ndarray) -> np.ndarray:
+    """Sharpness (in full scale), contrast, chroma and brightness of each quarter of a clip, [4, 4]."""
+    quarters = np.array_split(frames, 4)
+    return np.array([[sharpness(q) / 255, contrast(q), chroma(q), brightness(q)] for q in quarters])
 
 
 def temporal_metrics(frames: np.ndarray, flow: Flow | None = None) -> dict[str, float]:

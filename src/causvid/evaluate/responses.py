@@ -17,6 +17,7 @@ METRICS = (
     "DD*",
     "AQ*",
     "IQ*",
+    "naturalness",
     "temporal severity",
     "flicker",
     "warp error",

@@ -32,8 +32,10 @@ class Instruments:
 
 
 def load_instruments(role: str = "report") -> Instruments:
-    """`role` "select" is for choosing checkpoints and settings; published numbers come from "report"."""
-    other = "select" if role == "report" else None
+    """`role` "select" is for choosing checkpoints and settings; published numbers come from "report".
+
+    The difference of the two judges is in a report only if both are there; its list of instruments shows which were."""
+    other = "select" if role == "report" and (WEIGHTS / "judge_select.safetensors").exists() else None
     names = [f"judge_{role}", "judge_quality", *([f"judge_{other}"] if other else [])]
     ids = {name: _hash(WEIGHTS / f"{name}.safetensors") for name in names}
     return Instruments(
@@ -52,6 +54,7 @@ class ClipRead:
     reading: Reading
     quality: Quality
     values: dict[str, float]
+    looks: np.ndarray  # [4 quarters, 4] sharpness, contrast, chroma, brightness
     second_reading: Reading | None = None
 
 
@@ -62,6 +65,7 @@ def read_clip(instruments: Instruments, frames: np.ndarray) -> ClipRead:
         instruments.judge.read(frames),
         instruments.quality.read(frames),
         metrics.temporal_metrics(frames, instruments.flow),
+        metrics.looks(frames),
         second,
     )
 
@@ -106,7 +110,7 @@ def score(
         "all right": all_right(found),
         "SC*": formulas.consistency(clip.reading.features),
         "BC*": formulas.consistency(stacks),
-        "AQ*": clip.quality.naturalness,
+        "naturalness": clip.quality.naturalness,
         "IQ*": clip.quality.frame_quality,
         "travelled": travelled(clip.reading),
         "unsteadiness": unsteadiness(clip.reading),
@@ -116,20 +120,21 @@ def score(
     }
     if clip.second_reading is not None:
         row["OC* of the other judge"] = overall(items(want, clip.second_reading))
-    return row | _against_truth(row, want.phases[0], true), found
+    return row | _against_truth(clip, row, want.phases[0], true), found
 
 
 def _against_truth(
-    row: Mapping[str, float], asked: Mapping[str, str | None], true: ClipRead | None
+    clip: ClipRead, row: Mapping[str, float], asked: Mapping[str, str | None], true: ClipRead | None
 ) -> dict[str, float]:
     """Two-sided scores. Motion is compared only where the caption says how the hero moves."""
     if true is None:
-        return dict.fromkeys(("MS*", "DD*", "flicker*", "sharpness*", "steadiness*"), float("nan"))
+        return dict.fromkeys(("MS*", "DD*", "AQ*", "flicker*", "sharpness*", "steadiness*"), float("nan"))
     asked_for = asked["motion"] is not None
     agrees = (row["travelled"] > MOVES) == (travelled(true.reading) > MOVES)
     return {
         "MS*": formulas.two_sided(1 - row["smoothness"], 1 - true.values["smoothness"], 1e-4),
         "DD*": float(agrees) if asked_for else float("nan"),
+        "AQ*": float(np.mean([formulas.two_sided(a, b, 0.01) for a, b in zip(clip.looks.flat, true.looks.flat)])),
         "flicker*": formulas.two_sided(1 - row["flicker"], 1 - true.values["flicker"], 1e-4),
         "sharpness*": formulas.two_sided(row["sharpness"], true.values["sharpness"]),
         "steadiness*": formulas.two_sided(row["unsteadiness"], unsteadiness(true.reading), 0.1),
