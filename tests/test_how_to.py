@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import random_model
 from PIL import Image
 
 import causvid
 from causvid import media
+from conftest import random_model
 
 PAGES = Path(__file__).parent.parent / "docs/how-to"
 

@@ -7,10 +7,12 @@ their order and under their words; committing them again gives the same bits, at
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from causvid.rollout import RolloutState
+from causvid.models.dit import TextMemory
+from causvid.rollout import Passes, Rollout, RolloutState
 from causvid.shapes import Latents, Text
 from causvid.situation import Situation
 from causvid.take import ChunkNote, Cut, Event
@@ -110,3 +112,29 @@ def leave_out(
     while tail > head and sum(sizes[tail:]) < num_frames:
         tail -= 1
     return commits[:head], commits[head:tail], commits[tail:]
+
+
+Remember = Callable[[Text], TextMemory]  # rows of a prompt -> what the network keeps of them
+
+
+def commit_again_passes(rollout: Rollout, commits: Iterable[Commit], remember: Remember) -> Passes[None]:
+    for commit in commits:
+        rollout.chunk_index = commit.index
+        yield from rollout.feed_passes(commit.latents, remember(commit.rows))
+
+
+def rebuild_passes(rollout: Rollout, history: History, remember: Remember) -> Passes[bool]:
+    """Bring a new roll-out to the end of a history. True if it was begun from a moment that was kept."""
+    commits, moment = history.commits(), history.newest_moment(not_before=history.cuts[-1].chunk)
+    if moment:
+        rollout.load(moment.rollout)
+        newer = len(history.records) - moment.num_chunks
+        yield from commit_again_passes(rollout, commits[len(commits) - newer :], remember)
+    else:
+        sink, skipped, recent = leave_out(commits, rollout.cfg.policy.sink, rollout.frames_that_matter())
+        yield from commit_again_passes(rollout, sink, remember)
+        if skipped:
+            yield from rollout.skip_passes(sum(commit.latents.shape[1] for commit in skipped))
+        yield from commit_again_passes(rollout, recent, remember)
+    rollout.chunk_index = len(history.records)
+    return moment is not None

@@ -20,7 +20,16 @@ from torch import Tensor
 
 from causvid.codecs import CodecStream
 from causvid.errors import UserError
-from causvid.history import MOMENT_EVERY, Commit, History, Moment, Record, leave_out
+from causvid.history import (
+    MOMENT_EVERY,
+    Commit,
+    History,
+    Moment,
+    Record,
+    commit_again_passes,
+    leave_out,
+    rebuild_passes,
+)
 from causvid.models.dit import TextMemory
 from causvid.pixels import frames_from_video, video_from_frames
 from causvid.rollout import Passes, Rollout, drive
@@ -417,8 +426,9 @@ class Session:
         commits = [Commit(i, r.latents, r.after.words.rows) for i, r in enumerate(self.history.records[start:], start)]
         sink, _, recent = leave_out(commits, new.cfg.policy.sink, new.cfg.policy.window)
         self._rollout = new
-        yield from self._commit_passes([*sink, *recent])
+        yield from commit_again_passes(new, [*sink, *recent], self._remember)
         yield from new.settle_passes()
+        new.chunk_index = self.num_chunks
         self._cut(commit.index for commit in [*sink, *recent])
 
     def _cut(self, fed: Iterable[int], own_words: bool = True) -> None:
@@ -426,29 +436,11 @@ class Session:
             self.history.cuts.append(Cut(self.num_chunks, tuple(fed), own_words))
         self.exact = True
 
-    def _commit_passes(self, commits: list[Commit]) -> Passes[None]:
-        for commit in commits:
-            self.rollout.chunk_index = commit.index
-            yield from self.rollout.feed_passes(self._to_device(commit.latents), self._remember(commit.rows))
-        self.rollout.chunk_index = self.num_chunks
-
     def _rebuild_passes(self) -> Passes[None]:
         """The cache as it was when the last chunk was handed out."""
-        self._rollout = rollout = self._new_rollout()
-        moment = self.history.newest_moment(not_before=self.history.cuts[-1].chunk)
-        if moment:
-            rollout.load(moment.rollout)
-            commits = self.history.commits()
-            newer = self.num_chunks - moment.num_chunks
-            yield from self._commit_passes(commits[len(commits) - newer :])
-            return
-        self.exact = True
-        policy = rollout.cfg.policy
-        sink, skipped, recent = leave_out(self.history.commits(), policy.sink, rollout.frames_that_matter())
-        yield from self._commit_passes(sink)
-        if skipped:
-            yield from rollout.skip_passes(sum(commit.latents.shape[1] for commit in skipped))
-        yield from self._commit_passes(recent)
+        self._rollout = self._new_rollout()
+        from_moment = yield from rebuild_passes(self._rollout, self.history, self._remember)
+        self.exact = self.exact or not from_moment
 
     def _rebuild_decoder(self) -> None:
         """The decoder as it was when the last chunk had been shown."""
