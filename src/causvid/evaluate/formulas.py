@@ -4,7 +4,7 @@ The weights of VBench's extractors are not part of this package. What is here ar
 numbers from any extractor (the real ones, or Vista's judges) are put together in the same way.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -96,7 +96,3 @@ def calibrate(value: float, floor: float, ceiling: float) -> float:
 def two_sided(value: float, truth: float, tiny: float = 1e-9) -> float:
     """1 where `value` equals the ground truth's, less on either side: blur must not win what noise loses."""
     return float(np.exp(-abs(np.log((value + tiny) / (truth + tiny)))))
-
-
-def mean_of(rows: Sequence[Mapping[str, float]], name: str) -> float:
-    return float(np.mean([row[name] for row in rows]))
