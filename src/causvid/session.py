@@ -218,6 +218,13 @@ class Session:
         self._source.push(frames)
 
     @property
+    def will_recache(self) -> bool:
+        """Whether the next chunk takes longer because the past is computed again before it."""
+        return any(e.kind == "prompt" and e.value["mode"] == "recache" for e in list(self._waiting)) or (
+            self.now.words.left == 1 and self.now.words.mode == "recache"
+        )
+
+    @property
     def restyles(self) -> bool:
         """Whether frames that are pushed are used."""
         return self._source is not None

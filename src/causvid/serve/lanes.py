@@ -120,7 +120,8 @@ class Stream(Lane):
             return None
         if self.pace is None:
             return now
-        return max(now, self.shown_until - self.lead / self.pace)
+        lead = self.lead + (2 * self.chunk_latency if self.session.will_recache else 0.0)
+        return max(now, self.shown_until - lead / self.pace)
 
     def finish(self, result: Any) -> None:
         now = time.monotonic()
