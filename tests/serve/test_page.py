@@ -152,9 +152,11 @@ def test_a_take_is_opened_and_settings_reach_the_stream(page, server, tmp_path):
         (tmp_path / "a.take").write_bytes(http.get(f"/api/sessions/{session}/take").content)
     page.choose_file("#take-file", tmp_path / "a.take")
     page.wait("studio.panes.length === 2")
-    page.wait("studio.panes[1].stream.replayed.length > 1")
-    again = page.run("studio.panes[1].stream.replayed")
-    assert again == page.run(f"{STREAM}.digests")[: len(again)]
+    # a busy page may have missed frames of the first showing: compare those it saw both times
+    page.wait(f"studio.panes[1].stream.replayed.some((seen, i) => seen && {STREAM}.digests[i])")
+    again, first = page.run("studio.panes[1].stream.replayed"), page.run(f"{STREAM}.digests")
+    both = [(a, b) for a, b in zip(again, first) if a and b]
+    assert both and all(a == b for a, b in both)
 
 
 @pytest.mark.parametrize(("width", "height", "phone"), [(1360, 860, False), (390, 844, True)])
