@@ -21,11 +21,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from causvid import config
-from causvid.atomic import all_or_nothing
+from causvid.atomic import all_or_nothing, write_tensors
 from causvid.codecs.grouping import frame_groups
 from causvid.errors import UserError
 from causvid.shapes import Latents, Video
@@ -224,10 +223,9 @@ class VistaCodec:
             return cls.load(path, dtype, device)
 
     def save(self, path: Path, dtype: torch.dtype = torch.bfloat16) -> None:
-        tensors = {name: t.to("cpu", dtype).contiguous() for name, t in self.network.state_dict().items()}
         about = {"config": json.dumps(config.to_json(self.network.cfg))}
         with all_or_nothing(path.parent) as temporary:
-            save_file(tensors, temporary(path.name), metadata=about)
+            write_tensors(temporary(path.name), self.network.state_dict(), about, dtype)
 
     def to(self, device: torch.device | str) -> "VistaCodec":
         """Move the weights; streams that are running keep their history where it was, so start new ones."""
