@@ -46,7 +46,7 @@ def fake_report(values, anchors=None):
         | {"OC*": v}
         for v in values
     ]
-    right = [{"hero": v > 0.5} for v in values]
+    right = [{"hero": bool(v > 0.5)} for v in values]
     return Report([f"c{i}" for i in range(len(rows))], rows, right, {}, 0.2, anchors, {"instruments": {}})
 
 

@@ -159,6 +159,42 @@ def test_a_take_is_opened_and_settings_reach_the_stream(page, server, tmp_path):
     assert both and all(a == b for a, b in both)
 
 
+def test_what_is_recorded_becomes_a_movie(page):
+    start(page, "a red car")
+    page.click("#record")
+    page.wait("document.querySelector('#record').ariaPressed === 'true'")
+    page.wait(f"{STREAM}.shown.chunk >= 5")
+    page.run(
+        "window.made = []; const click = HTMLAnchorElement.prototype.click;"
+        "HTMLAnchorElement.prototype.click = function () { made.push(this.download); click.call(this) }"
+    )
+    page.click("#record")
+    page.wait("made.includes('causvid.mp4')")
+    page.click("#save")
+    page.wait("made.some(name => name.endsWith('.take'))")
+
+
+def test_one_key_changes_one_thing_of_a_prompt(page):
+    words = """import('/static/prompt.js').then(({Words}) => { const words = new Words({
+      vocabulary: ['a', 'red', 'car', 'drives', 'at', 'night', 'late', 'in', 'the', 'rain'], examples: [], keys: {},
+      groups: {light: {day: ['during the day'], night: ['at night', 'late at night']}, weather: {rain: ['in the rain']}}
+    }); return %s })"""
+    for prompt, group, value, expected in [
+        (
+            "a red car drives late at night, static camera",
+            "light",
+            "day",
+            "a red car drives during the day, static camera",
+        ),
+        ("a red car, static camera", "weather", "rain", "a red car in the rain, static camera"),
+        ("during the day, a red car", "light", "night", "at night, a red car"),
+        ("midnight car", "light", "night", "midnight car at night"),
+    ]:
+        assert page.run(words % f"words.change('{prompt}', '{group}', '{value}')") == expected
+    assert page.run(words % "words.unknown('a red dragon, in the rain')") == ["dragon"]
+    assert page.run(words % "words.complete('a red car dr', 12).map(offer => offer.text)") == ["drives"]
+
+
 @pytest.mark.parametrize(("width", "height", "phone"), [(1360, 860, False), (390, 844, True)])
 def test_it_fits_and_can_be_used_by_everybody(page, server, width, height, phone):
     page.open(server.url, width, height, phone)

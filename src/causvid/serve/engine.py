@@ -22,7 +22,7 @@ import torch
 from causvid.bundle import Model
 from causvid.errors import UserError
 from causvid.serve.batch import Batching, answer, fits
-from causvid.serve.lanes import Command, Done, Job, Lane, Stream, settle
+from causvid.serve.lanes import Command, Done, Job, Lane, Stream, Work, settle
 from causvid.serve.meters import Meters
 from causvid.session import Session, StreamOptions
 from causvid.take import Take
@@ -141,14 +141,26 @@ class Engine:
     def replay(self, stream: Stream, start: int = 0) -> Future:
         """Show what was made from chunk `start` on, again."""
 
-        def begin(session: Session) -> int:
+        def begin(session: Session) -> None:
             self._check_playing(stream)
             take = session.take()
             stream.playing, stream.reel = False, take.replay(self.model, start)
             stream.shown_until = time.monotonic()
-            return len(take.chunks) - start
+            stream.epoch += 1
+            stream.tell("replaying", {"start": start, "chunks": len(take.chunks) - start})
 
         return self.ask(stream, begin)
+
+    def rewind(self, stream: Stream, keep: int) -> Future:
+        """Back to the first `keep` chunks."""
+
+        def rewind(session: Session) -> Work:
+            yield from session.rewind_passes(max(0, session.num_chunks - keep))
+            stream.shown_until = time.monotonic()
+            stream.epoch += 1
+            stream.tell("rewound", {"chunks": session.num_chunks})
+
+        return self.ask(stream, rewind)
 
     def close(self, stream: Stream) -> Future:
         return self.call(lambda: self._remove(stream))

@@ -71,6 +71,7 @@ class Stream(Lane):
     lead: float = 0.3  # seconds before the last shown frame at which the next chunk is begun
     born: float = field(default_factory=time.monotonic)
     touched: float = field(default_factory=time.monotonic)
+    epoch: int = 0  # counts what makes chunks from before obsolete: rewinds, replays
     shown_until: float = 0.0  # when the frames made so far have been shown
     asked_to_play: float | None = None
     chunk_latency: float = 0.2

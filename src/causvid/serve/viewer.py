@@ -22,7 +22,7 @@ from causvid.errors import UserError
 from causvid.serve import frames
 from causvid.serve.engine import Engine, Full
 from causvid.serve.lanes import Stream
-from causvid.session import Chunk, Session, StreamOptions
+from causvid.session import Chunk, StreamOptions
 from causvid.situation import read_options
 
 log = logging.getLogger(__name__)
@@ -182,7 +182,7 @@ class Viewer:
     def _listen(self, stream: Stream, kind: str, what: Any) -> None:
         """In the engine's thread."""
         if kind == "chunk":
-            what = (what[0], what[1], stream.session.now.prompt, stream.session.num_chunks)
+            what = (*what, stream.session.num_chunks, stream.epoch)
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._hear, stream, kind, what)
 
@@ -198,6 +198,11 @@ class Viewer:
             if kind == "chunk":
                 await self._show(stream, *what)
                 return
+            if kind in ("rewound", "replaying"):
+                self._frames.clear()
+                self._tell({"type": kind} | what)
+                self._tell_state()
+                return
             if kind == "replaced":
                 self.stream = None
             message = TOLD.get(kind, what if isinstance(what, str) else None)
@@ -206,7 +211,7 @@ class Viewer:
             self._tell({"type": "error" if kind == "failed" else kind, "message": message})
             self._tell_state()
 
-    async def _show(self, stream: Stream, chunk: Any, timing: dict[str, Any], prompt: str, num_chunks: int) -> None:
+    async def _show(self, stream: Stream, chunk: Any, timing: dict[str, Any], num_chunks: int, epoch: int) -> None:
         made = isinstance(chunk, Chunk)
         about: dict[str, Any] = {
             "type": "chunk",
@@ -226,8 +231,8 @@ class Viewer:
                 "timings": {name: round(seconds, 4) for name, seconds in chunk.timings.items()},
             }
         pictures = await self._loop.run_in_executor(None, self._encode, chunk)
-        if stream is not self.stream or self._closed:
-            return
+        if stream is not self.stream or self._closed or epoch != stream.epoch:
+            return  # taken back meanwhile
         self._tell(about)
         dropped = max(0, len(self._frames) + len(pictures) - (self._frames.maxlen or 0))
         if dropped:
@@ -349,16 +354,7 @@ class Viewer:
         keep = message.get("to")
         if not isinstance(keep, int) or isinstance(keep, bool) or keep < 0:
             raise UserError("a rewind says how many chunks to keep, as 'to'")
-        stream = self._need_stream()
-
-        def rewind(session: Session) -> Any:
-            return session.rewind_passes(max(0, session.num_chunks - keep))
-
-        await self._ask(rewind)
-        self._frames.clear()
-        stream.shown_until = time.monotonic()
-        self._tell({"type": "rewound", "chunks": stream.session.num_chunks})
-        self._tell_state()
+        await self.engine_call(self.engine.rewind(self._need_stream(), keep))
 
     async def _do_fork(self, message: dict[str, Any]) -> None:
         fork = await self.engine_call(self.engine.fork(self._need_stream()))
@@ -369,8 +365,7 @@ class Viewer:
         stream = self._need_stream()
         if not isinstance(start, int) or not 0 <= start < max(1, stream.session.num_chunks):
             raise UserError(f"a replay starts at one of the {stream.session.num_chunks} chunks")
-        count = await self.engine_call(self.engine.replay(stream, start))
-        self._tell({"type": "replaying", "start": start, "chunks": count})
+        await self.engine_call(self.engine.replay(stream, start))
 
     async def _do_state(self, message: dict[str, Any]) -> None:
         self._need_stream()
