@@ -5,6 +5,7 @@ renaming. Mind the norms: the one before cross-attention is `norm3` in the origi
 """
 
 import re
+from dataclasses import replace
 
 from causvid.models.dit import VideoDiTConfig
 
@@ -23,36 +24,10 @@ WAN_1_3B = VideoDiTConfig(
     precision="islands",
 )
 
-WAN_14B = VideoDiTConfig(
-    width=5120,
-    ffn_width=13824,
-    num_heads=40,
-    num_layers=40,
-    in_channels=16,
-    out_channels=16,
-    patch=2,
-    freq_width=256,
-    text_width=4096,
-    text_length=512,
-    eps=1e-6,
-    precision="islands",
-)
+WAN_14B = replace(WAN_1_3B, width=5120, ffn_width=13824, num_heads=40, num_layers=40)
 
 # Wan2.2 TI2V-5B: the latents of the 16x16 autoencoder have 48 channels.
-WAN_5B = VideoDiTConfig(
-    width=3072,
-    ffn_width=14336,
-    num_heads=24,
-    num_layers=30,
-    in_channels=48,
-    out_channels=48,
-    patch=2,
-    freq_width=256,
-    text_width=4096,
-    text_length=512,
-    eps=1e-6,
-    precision="islands",
-)
+WAN_5B = replace(WAN_1_3B, width=3072, ffn_width=14336, num_heads=24, in_channels=48, out_channels=48)
 
 HEAD_WIDTH = 128  # of every published Wan; weights do not show it
 TEXT_LENGTH = 512
