@@ -12,6 +12,7 @@ from causvid.errors import UserError
 
 STAGES = {
     "codec": "causvid.stages.codec",
+    "text": "causvid.stages.text",
     "teacher": "causvid.stages.teacher",
     "ode-pairs": "causvid.stages.ode_pairs",
     "ode-init": "causvid.stages.ode_init",

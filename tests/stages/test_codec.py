@@ -117,5 +117,21 @@ def test_calibration_normalises_and_leaves_the_pictures_alone():
     calibrated = VistaCodec(network)
     latents = torch.cat([calibrated.encode(video) for video in videos]).movedim(2, 0).flatten(1)
     torch.testing.assert_close(latents.mean(1), torch.zeros(4), rtol=0, atol=1e-4)
-    torch.testing.assert_close(latents.std(1), torch.ones(4), rtol=0, atol=1e-4)
+    assert latents.std(1).square().mean() == pytest.approx(1, abs=1e-4)
     torch.testing.assert_close(calibrated.decode(calibrated.encode(videos[0])), before, rtol=0, atol=1e-4)
+
+
+def test_channels_are_as_large_as_they_count_in_the_picture():
+    network = VistaAutoencoder(TINY.model)
+    videos = [0.3 * codec.video_from_frames([stripes(index, 9)]) for index in range(6)]
+    network.start_from_principal_components(torch.cat([codec.groups_from_video(video) for video in videos]))
+    codec.calibrate(network, videos)  # nothing is near the ends of the scale, where pixels would be cut off
+    # the decoder is still linear: what a unit of a channel changes is the length of its component
+    components = (network.expand.weight[:, :, 0, 0] * network.latent_std).detach()
+    gains = components.norm(dim=0)
+    latents = torch.cat([VistaCodec(network).encode(video) for video in videos]).movedim(2, 0).flatten(1)
+    sizes = latents.std(1)
+    expected = (gains * sizes) ** codec.DETAIL_POWER  # of a normalised channel
+    expected = expected / expected.square().mean().sqrt()
+    torch.testing.assert_close(sizes, expected, rtol=0.05, atol=0)
+    assert sizes.max() > 1.5 * sizes.min()

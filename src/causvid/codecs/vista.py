@@ -7,7 +7,8 @@ was one group earlier. What those blocks read last is the whole state of a strea
 The rule for the start of a clip: the first pixel frame alone makes the first latent frame. The encoder sees it as a
 group of four copies, the first three frames that the decoder makes of it are dropped, and what came before is zeros.
 
-Latents are normalised per channel by statistics that are kept with the weights.
+Latents have mean 0, and each channel the deviation with which it counts in the picture (stages/codec.py), by statistics
+that are kept with the weights.
 """
 
 import json

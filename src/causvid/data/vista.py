@@ -12,7 +12,7 @@ from causvid.codecs import num_pixel_frames
 from causvid.data.clips import Clip, PoolSpec, write_cache
 from causvid.noise import mix
 from causvid.worlds import vista
-from causvid.worlds.vista.captions import caption
+from causvid.worlds.vista.captions import caption, describe
 from causvid.worlds.vista.truth import KIND, KINDS, latent_frames
 
 HEIGHT, WIDTH, FPS = 64, 112, 12
@@ -111,3 +111,48 @@ def _figure(hero: str) -> int:
 
 def _captions(scene: vista.Scene, seed: int) -> list[str]:
     return [caption(scene, CAPTIONS_PER_CLIP * seed + wording, "train") for wording in range(CAPTIONS_PER_CLIP)]
+
+
+# ---- what captions say -----------------------------------------------------------------------------------------------
+
+UNSAID = "unsaid"
+MAX_EVENTS = 2
+_EVENTS = {
+    "light": vista.LIGHTS,
+    "weather": vista.WEATHERS,
+    "colour": vista.COLOURS,
+    "motion": vista.MOTIONS,
+    "camera": vista.CAMERAS,
+}
+_EVENT_ANSWERS = tuple(f"{kind} {target}" for kind, targets in _EVENTS.items() for target in targets)
+# question -> its answers; that the caption does not say is always the first
+FACTS: dict[str, tuple[str, ...]] = {
+    question: (UNSAID, *answers)
+    for question, answers in {
+        "biome": vista.BIOMES,
+        "light": vista.LIGHTS,
+        "weather": vista.WEATHERS,
+        "hero": vista.HEROES,
+        "colour": vista.COLOURS,
+        "motion": vista.MOTIONS,
+        "camera": vista.CAMERAS,
+        "second hero": vista.HEROES,
+        "second colour": vista.COLOURS,
+        "second motion": vista.MOTIONS,
+        **{f"event {number}": _EVENT_ANSWERS for number in range(1, MAX_EVENTS + 1)},
+    }.items()
+}
+
+
+def told_facts(number: int, split: str) -> tuple[str, tuple[int, ...]]:
+    """A caption of scene `number` of a split, and the number of the answer to every question of FACTS."""
+    scene = vista.sample_scene(number, "val" if split == "paraphrase" else split)
+    text, said = describe(scene, number, split)
+    shown = {name: vars(scene)[name] for name in ("biome", "light", "weather", "hero", "colour", "motion", "camera")}
+    told = {name: value for name, value in shown.items() if name in said}
+    if scene.second is not None and "second" in said:
+        told |= {"second hero": scene.second.hero, "second colour": scene.second.colour}
+        if "second motion" in said:
+            told["second motion"] = scene.second.motion
+    told |= {f"event {order}": f"{event.kind} {event.target}" for order, event in enumerate(scene.events, 1)}
+    return text, tuple(answers.index(told.get(question, UNSAID)) for question, answers in FACTS.items())

@@ -40,6 +40,8 @@ LOG_EVERY = 20  # steps
 STATUS_SECONDS = 20.0
 POOL_FRAMES = 33  # of a rendered clip; batches are windows of it
 CALIBRATION_CLIPS = 192
+DETAIL_POWER = 0.7  # (ours) 0: all channels of one size; 1: sizes as they count in the picture
+NUDGE = 0.3  # of a channel's deviation, to see how it counts
 
 Clips = Callable[[int, int], Frames]  # (index, num_frames) -> a clip; the same index is always the same clip
 
@@ -150,13 +152,36 @@ def psnr(output: Video, target: Video) -> float:
 
 @torch.no_grad()
 def calibrate(network: VistaAutoencoder, videos: Iterable[Video]) -> None:
-    """Set the statistics of `network` so that its latents of `videos` have mean 0 and deviation 1 per channel."""
+    """Set the statistics of `network` so that its latents of `videos` have mean 0 and, per channel, the deviation of
+    `channel_sizes`.
+
+    Channels that only carry fine detail, alike at every place but unpredictable, are most of the channels. Were all of
+    one size, most of a diffusion model's loss would be about them, and it would take them apart from noise at the same
+    levels as the composition. In order of what they show, composition comes first and detail last, as in pixels."""
     network.latent_mean.zero_()
     network.latent_std.fill_(1)
     codec = VistaCodec(network)
-    latents = torch.cat([codec.encode(video).movedim(2, -1).flatten(0, -2) for video in videos]).double()
-    network.latent_mean.copy_(latents.mean(0))
-    network.latent_std.copy_(latents.std(0))
+    latents = [codec.encode(video) for video in videos]
+    flat = torch.cat([clip.movedim(2, -1).flatten(0, -2) for clip in latents]).double()
+    network.latent_mean.copy_(flat.mean(0))
+    network.latent_std.copy_(flat.std(0))
+    examples = (torch.cat(latents[:16]) - network.latent_mean[:, None, None]) / network.latent_std[:, None, None]
+    network.latent_std.div_(channel_sizes(network, examples))
+
+
+@torch.no_grad()
+def channel_sizes(network: VistaAutoencoder, latents: Latents) -> Tensor:
+    """By how much a unit of each channel of normalised latents changes the picture, to the power DETAIL_POWER; the
+    mean square over channels is 1."""
+    codec, rng = VistaCodec(network), seeded(0xC4A7)
+    whole, nudge = codec.decode(latents), NUDGE * torch.randint(0, 2, latents.shape, generator=rng).mul(2).sub(1.0)
+    changes = []
+    for channel in range(latents.shape[2]):
+        one = torch.zeros_like(nudge)
+        one[:, :, channel] = nudge[:, :, channel]
+        changes.append((codec.decode(latents + one) - whole).square().mean().sqrt())
+    sizes = torch.stack(changes) ** DETAIL_POWER
+    return sizes / sizes.square().mean().sqrt()
 
 
 # ---- the run -------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from causvid.models.dit import VideoDiT, VideoDiTConfig
 from causvid.noise import seeded
 from causvid.presets import VISTA_DIT, VISTA_TEXT
 from causvid.shapes import FrameSigma, Latents, Velocity, Video
+from causvid.tensor_files import load_strictly, read_tensors
 from causvid.text.vista import VistaText, VistaTextConfig
 from causvid.training import parallel
 from causvid.training.checkpoint import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint, write_weights
@@ -81,6 +82,7 @@ class TeacherConfig:
     compile: bool = False
     seed: int = 0
     init: str | None = None  # a checkpoint folder whose averaged weights to start from
+    text_init: str | None = None  # a text encoder to start from, as the stage `text` writes it
     checkpoint_minutes: float = 5.0
     sample_minutes: float = 15.0
     sample_guidance: float = 3.0
@@ -220,6 +222,8 @@ class Sitting:
         self.teacher = Teacher(cfg, world.vocabulary).to(device)
         if cfg.init is not None:
             load_checkpoint(read_checkpoint(Path(cfg.init)), modules={"ema": self.teacher}, optimizers={})
+        if cfg.text_init is not None:
+            load_strictly(self.teacher.text, read_tensors(Path(cfg.text_init)), cfg.text_init)
         self.ema = EMA(deepcopy(self.teacher).shard(), cfg.ema_decay)
         self.teacher.shard()
         block = self.teacher.model.blocks[cfg.align_layer]
