@@ -207,6 +207,7 @@ def config_diff(a: Path, b: Path) -> None:
 for command in (
     cli_train.train,
     cli_train.latents,
+    cli_train.prepare,
     cli_studio.animate,
     cli_studio.extend,
     cli_studio.restyle,

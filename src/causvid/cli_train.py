@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from causvid.cli_options import DeviceOption, best_device, show_progress
+from causvid.cli_options import DeviceOption, ModelOption, best_device, show_progress
 from causvid.errors import UserError
 
 STAGES = {
@@ -76,3 +76,55 @@ def latents(
             on_shard=lambda done, total: progress.update(task, completed=done, total=total),
         )
     typer.echo(out)
+
+
+def prepare(
+    videos: Annotated[
+        Path, typer.Argument(help="A folder of videos; captions in a .txt beside each or captions.jsonl.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the pool. The same command goes on.")] = Path(
+        "local/latents"
+    ),
+    model: ModelOption = "vista",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting, e.g. fps=24; may be repeated.")
+    ] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Encode videos of your own with a model's codec, and their captions with its text encoder, for training.
+
+    Under torchrun the processes share the work, each on a device of its own."""
+    import os
+
+    import torch
+
+    from causvid import config, wan_world
+    from causvid.codecs.vista import VistaCodec
+    from causvid.data import prepare as preparing
+    from causvid.data.vista import codec_identity
+    from causvid.loading import find
+
+    untold = preparing.videos_without_caption(videos)  # first: a wrong folder should be told before a model is read
+    folder, is_vista = find(model), model == "vista"
+    cfg = config.override(preparing.VISTA if is_vista else preparing.PrepareConfig(), settings or [])
+    rank, num_ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    name = "cpu" if is_vista else device or best_device()
+    place = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" and num_ranks > 1 else name)
+    if untold and rank == 0:
+        names = ", ".join(untold[:3]) + (", ..." if len(untold) > 3 else "")
+        typer.echo(f"causvid: {len(untold)} videos have no caption and are passed over: {names}", err=True)
+    with show_progress() as progress:
+        task = progress.add_task("shards", total=None, note="", visible=rank == 0)
+        made = preparing.prepare(
+            cfg,
+            videos,
+            out,
+            VistaCodec.load_packaged if is_vista else lambda: wan_world.load_codec(folder, place),
+            None if is_vista else wan_world.load_text(folder, place),  # Vista's learns with its teacher
+            codec_name=codec_identity() if is_vista else folder.name,
+            device=place,
+            rank=rank,
+            num_ranks=num_ranks,
+            on_shard=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    typer.echo(f"{out}: {made}")

@@ -1,17 +1,20 @@
 """Videos with captions become clips of latents: the same whoever makes them, and whatever was wrong is told."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+from causvid.data import prepare as preparing
 from causvid.data.clips import Pool
-from causvid.data.prepare import PrepareConfig, Prepared, prepare, read_captions, read_clip
+from causvid.data.prepare import PrepareConfig, Prepared, read_captions, read_clip, videos_without_caption
 from causvid.errors import UserError
 from causvid.media import write_video
 from tiny_models import BoxCodec, HashText
 
+prepare = partial(preparing.prepare, codec_name="boxes")
 CFG = PrepareConfig(num_latents=3, height=16, width=24, fps=8, clips_per_shard=2)
 
 
@@ -32,7 +35,7 @@ def videos(tmp_path_factory):
     write_video(folder / "square.mp4", movie(12, width=64), 8)
     (folder / "broken.mp4").write_bytes(b"no video")
     write_video(folder / "untold.mp4", movie(12), 8)
-    told = [{"file": f"{name}.mp4", "caption": name} for name in ("short", "square", "broken", "a")]
+    told = [{"file": f"{name}.mp4", "caption": name} for name in ("short", "square", "broken", "a", "gone")]
     (folder / "captions.jsonl").write_text("\n".join(json.dumps(entry) for entry in told))
     return folder
 
@@ -43,7 +46,8 @@ def contents(out):
 
 def test_latents_are_those_of_the_first_frames_at_the_wanted_size(videos, tmp_path):
     made = prepare(CFG, videos, tmp_path, BoxCodec)
-    assert made == Prepared(4, {"too short": 1, "of another shape": 1, "cannot be read": 1})
+    assert made == Prepared(4, {"too short": 1, "of another shape": 1, "cannot be read": 1, "not in the folder": 1})
+    assert str(made) == "4 clips; left out: 1 cannot be read, 1 not in the folder, 1 of another shape, 1 too short"
     pool = Pool(tmp_path, "long")
     assert pool.captions == [["a", "clip a", "again a"], *(["clip " + n, "again " + n] for n in "bcd")]
     for row, name in enumerate("abcd"):
@@ -90,7 +94,7 @@ def test_every_caption_is_embedded_once_for_all(videos, tmp_path):
             return super().__call__(prompts)
 
     prepare(CFG, videos, tmp_path, BoxCodec, Text())
-    assert {"clip a", "again d", "short"} <= set(told) and len(told) == len(set(told)) == 12
+    assert {"clip a", "again d", "short"} <= set(told) and len(told) == len(set(told)) == 13
 
 
 def test_mistakes_are_told(videos, tmp_path):
@@ -105,3 +109,9 @@ def test_mistakes_are_told(videos, tmp_path):
     other = PrepareConfig(num_latents=2, height=16, width=24, fps=8, clips_per_shard=2)
     with pytest.raises(UserError, match=r"prepared from something else \(num_latents\)"):
         prepare(other, videos, tmp_path / "out", BoxCodec)
+    with pytest.raises(UserError, match=r"something else \(codec\)"):
+        prepare(CFG, videos, tmp_path / "out", BoxCodec, codec_name="other boxes")
+    assert videos_without_caption(videos) == ["untold.mp4"]
+    tall = PrepareConfig(num_latents=3, height=64, width=24, fps=8)
+    with pytest.raises(UserError, match=r"none of the videos could be used: 0 clips; left out: .* 5 of another shape"):
+        prepare(tall, videos, tmp_path / "tall", BoxCodec)

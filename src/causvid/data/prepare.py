@@ -45,12 +45,22 @@ class PrepareConfig:
     pool: str = "long"
 
 
+VISTA = PrepareConfig(height=64, width=112, fps=12.0, clips_per_shard=64)
+
+
 @dataclass(frozen=True)
 class Prepared:
-    """What is there when all ranks are done: how many clips, and how many files were left out for which reason."""
+    """What is there by now, of this rank and all others: clips, files left out for which reason, shards to come."""
 
     num_clips: int
     left_out: dict[str, int]
+    num_missing: int = 0
+
+    def __str__(self) -> str:
+        told = f"{self.num_clips} clips"
+        if self.left_out:
+            told += "; left out: " + ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()))
+        return told + (f"; {self.num_missing} shards to come from other processes" if self.num_missing else "")
 
 
 def prepare(
@@ -60,18 +70,20 @@ def prepare(
     load_codec: Callable[[], Codec],
     text: TextEncoder | None = None,
     *,
+    codec_name: str,
     device: torch.device | str = "cpu",
     rank: int = 0,
     num_ranks: int = 1,
     on_shard: Callable[[int, int], None] | None = None,
 ) -> Prepared:
     """Make this rank's missing shards. `text`, where it keeps a store of embeddings, is shown every caption so that
-    training finds them there. A video that cannot be used is left out with its reason; nothing else stops the work."""
+    training finds them there. A video that cannot be used is left out with its reason; nothing else stops the work.
+    `codec_name` goes into the index: latents of one codec mean nothing to another. Ranks need not know each other."""
     captions = read_captions(source)
     files = sorted(captions)
-    _claim(out, cfg, files)
-    shards = range(rank, -(-len(files) // cfg.clips_per_shard), num_ranks)
-    missing = [shard for shard in shards if not _report_file(out, cfg, shard).exists()]
+    _claim(out, cfg, codec_name, files)
+    num_shards = -(-len(files) // cfg.clips_per_shard)
+    missing = [s for s in range(rank, num_shards, num_ranks) if not _report_file(out, cfg, s).exists()]
     codec = load_codec() if missing else None
     for done, shard in enumerate(missing):
         assert codec is not None
@@ -83,7 +95,7 @@ def prepare(
                 text(captions[name])
         if on_shard:
             on_shard(done + 1, len(missing))
-    return summary(out, cfg)
+    return summary(out, cfg, num_shards)
 
 
 def read_captions(source: Path) -> dict[str, list[str]]:
@@ -109,10 +121,22 @@ def read_captions(source: Path) -> dict[str, list[str]]:
     return captions
 
 
-def summary(out: Path, cfg: PrepareConfig) -> Prepared:
+def videos_without_caption(source: Path) -> list[str]:
+    """Videos of the folder that `read_captions` passes over."""
+    told = read_captions(source)
+    return sorted(p.name for p in source.iterdir() if p.suffix.lower() in SUFFIXES and p.name not in told)
+
+
+def summary(out: Path, cfg: PrepareConfig, num_shards: int) -> Prepared:
     reports = [json.loads(path.read_text()) for path in sorted((out / cfg.pool).glob("shard-*.json"))]
     left_out = Counter(reason for report in reports for reason in report["left out"].values())
-    return Prepared(sum(len(report["files"]) for report in reports), dict(left_out))
+    made = Prepared(sum(len(report["files"]) for report in reports), dict(left_out), num_shards - len(reports))
+    if made.num_clips == made.num_missing == 0:
+        raise UserError(
+            f"none of the videos could be used: {made}; clips are {cfg.num_latents} latent frames of "
+            f"{cfg.height}x{cfg.width} at {cfg.fps:g} a second; choose others that fit."
+        )
+    return made
 
 
 def _write_shard(
@@ -154,6 +178,8 @@ class UnfitError(Exception):
 def read_clip(cfg: PrepareConfig, file: Path, time_factor: int) -> np.ndarray:
     """The beginning of a video, re-timed and cropped to the clip that is wanted. uint8 [F, H, W, 3]"""
     num_frames = num_pixel_frames(cfg.num_latents, time_factor)
+    if not file.is_file():
+        raise UnfitError("not in the folder")
     try:
         frames = read_video(file, cfg.fps, max_seconds=(num_frames + 1) / cfg.fps)
     except UserError:
@@ -166,10 +192,11 @@ def read_clip(cfg: PrepareConfig, file: Path, time_factor: int) -> np.ndarray:
     return fit(frames[:num_frames], cfg.height, cfg.width)
 
 
-def _claim(out: Path, cfg: PrepareConfig, files: list[str]) -> None:
-    """Write the index, or check that the shards that are there are of the same files and sizes."""
+def _claim(out: Path, cfg: PrepareConfig, codec_name: str, files: list[str]) -> None:
+    """Write the index, or check that the shards that are there are of the same files, sizes and codec."""
     digest = hashlib.sha256("\n".join(files).encode()).hexdigest()[:16]
-    index = {"made_from": json.loads(json.dumps(asdict(cfg))) | {"num_files": len(files), "files": digest}}
+    told = {"codec": codec_name, "num_files": len(files), "files": digest}
+    index = {"made_from": json.loads(json.dumps(asdict(cfg))) | told}
     file = out / INDEX
     if file.exists():
         before = json.loads(file.read_text())
