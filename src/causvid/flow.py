@@ -57,7 +57,7 @@ def guide(cond: Tensor, uncond: Tensor, guidance: float) -> Tensor:
 # ---- noise levels ----------------------------------------------------------------------------------------------
 
 
-def shift_sigma(u: S, shift: float) -> S:
+def shift_sigma(u: S, shift: float | S) -> S:
     """Move levels towards noise: s u / (1 + (s - 1) u). A shift of 1 changes nothing."""
     return shift * u / (1 + (shift - 1) * u)
 

@@ -46,7 +46,7 @@ def config(data: Path, **changes) -> TeacherConfig:
         model=VideoDiTConfig(24, 48, 2, 2, 4, 4, 2, 16, 16, 6, 1e-6, "islands"),
         text=VistaTextConfig(16, 32, 1, 2, 6),
         data=str(data),
-        lengths=(LengthConfig("images", 1, 4, 1.0), LengthConfig("clips", 5, 2, 2.0)),
+        lengths=(LengthConfig("images", 1, 4, (1.0,)), LengthConfig("clips", 5, 2, (2.0,))),
         phases=(Phase(0.5, (1.0, 0.0)), Phase(1.0, (0.3, 0.7))),
         optim=OptimConfig(lr=3e-3, warmup=2, decay_from=0.5),
         align_layer=0,
@@ -142,10 +142,10 @@ def test_the_loss_of_a_perfect_model_is_zero_and_of_silence_is_two():
 
 def test_a_causal_teacher_has_a_level_per_chunk_and_never_sees_ahead(data, tmp_path):
     rng = torch.Generator().manual_seed(0)
-    levels = draw_levels(4, chunk_bounds(5, 3), rng, 2.0)
+    levels = draw_levels(4, chunk_bounds(5, 3), rng, (2.0,))
     assert (levels[:, :3] == levels[:, :1]).all() and (levels[:, 3:] == levels[:, 3:4]).all()
     assert (levels[:, 0] != levels[:, 3]).all()
-    assert (draw_levels(4, [(0, 5)], rng, 2.0).std(dim=1) == 0).all()
+    assert (draw_levels(4, [(0, 5)], rng, (2.0,)).std(dim=1) == 0).all()
 
     sitting = Sitting(config(data, sight="causal"), tmp_path, torch.device("cpu"), WORLD)
     with torch.no_grad():
@@ -158,6 +158,13 @@ def test_a_causal_teacher_has_a_level_per_chunk_and_never_sees_ahead(data, tmp_p
     ]
     torch.testing.assert_close(seen[0][:, :3], seen[1][:, :3])
     assert (seen[0][:, 3:] - seen[1][:, 3:]).abs().min() > 1e-4
+
+
+def test_every_clip_draws_one_of_the_shifts():
+    levels = draw_levels(4000, [(0, 1)], torch.Generator().manual_seed(0), (1.0, 40.0))[:, 0]
+    # the median of a shifted logit-normal is shift / (1 + shift): half of the clips are about it, on either side
+    assert (levels > 40 / 41).float().mean() == pytest.approx(0.25, abs=0.03)
+    assert (levels < 0.5).float().mean() == pytest.approx(0.25, abs=0.03)
 
 
 def test_dropped_captions_are_the_empty_prompt(data, tmp_path):
