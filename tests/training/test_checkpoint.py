@@ -80,6 +80,18 @@ def test_a_killed_save_leaves_the_old_checkpoints(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000004"]
 
 
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed\nand a long story")
+
+    monkeypatch.setattr(torch, "save", refuse)
+    with pytest.raises(UserError, match=r"file write failed\); free space"):
+        save(tmp_path, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
 def test_misfits_are_told(tmp_path):
     checkpoint = read_checkpoint(save(tmp_path, 1))
     with pytest.raises(UserError, match="weight of"):
@@ -88,6 +100,13 @@ def test_misfits_are_told(tmp_path):
         load_checkpoint(checkpoint, modules={"net": nn.Linear(4, 4, bias=False)}, optimizers={})
     with pytest.raises(UserError, match=r"critic\.safetensors is missing"):
         load_checkpoint(checkpoint, modules={"critic": nn.Linear(4, 4)}, optimizers={})
+    for name, modules, optimizers in (
+        ("net.safetensors", {"net": nn.Linear(4, 4)}, {}),
+        ("muon.optimizer.pt", {}, trained(0)[1]),
+    ):
+        (checkpoint.path / name).write_bytes((checkpoint.path / name).read_bytes()[:50])
+        with pytest.raises(UserError, match=r"is damaged .* delete step-00000001, and the run resumes from the one"):
+            load_checkpoint(checkpoint, modules=modules, optimizers=optimizers)
     with pytest.raises(UserError, match="not a checkpoint"):
         read_checkpoint(tmp_path)
 

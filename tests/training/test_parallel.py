@@ -1,6 +1,7 @@
 """Two processes equal one on the union batch, and a checkpoint of one is a checkpoint of the other."""
 
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from causvid.errors import UserError
-from causvid.training import parallel
+from causvid.training import parallel, shards
 from causvid.training.checkpoint import list_checkpoints, load_checkpoint, read_checkpoint, save_checkpoint
 from causvid.training.ema import EMA
 from causvid.training.optim import OptimConfig, all_parameters, build_optimizers, step_all
@@ -61,51 +62,129 @@ def train(folder: Path, start: int, stop: int) -> None:
     save_checkpoint(folder, stop, modules=modules, optimizers=optimizers, state={}, about={})
 
 
-def worker(rank: int, port: int, folder: Path) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0")
+def state_of(modules, optimizers) -> dict[str, torch.Tensor]:
+    """Whole tensors by name. Collective."""
+    state = {f"{m}.{k}": v for m, module in modules.items() for k, v in module.state_dict().items()}
+    for name, optimizer in optimizers.items():
+        for index, entry in optimizer.state_dict()["state"].items():
+            state |= {f"{name}.{index}.{key}": value for key, value in entry.items()}
+    return {key: parallel.whole(value).detach().float() for key, value in state.items()}
+
+
+def load(folder: Path) -> dict[str, torch.Tensor]:
+    modules, optimizers, _ = build()
+    load_checkpoint(read_checkpoint(list_checkpoints(folder)[-1]), modules=modules, optimizers=optimizers)
+    return state_of(modules, optimizers)
+
+
+def worker(rank: int, ports: tuple[int, int], folder: Path) -> None:
+    """Three processes: first two of them, then all."""
     torch.set_num_threads(1)
-    parallel.start()
-    try:
-        assert parallel.num_ranks() == 2 and parallel.is_first() == (rank == 0)
-        assert parallel.my_rows(8) == slice(4 * rank, 4 * rank + 4)
-        assert float(parallel.mean_over_ranks(torch.tensor(float(rank)))) == 0.5
-        assert parallel.first_decides(float(rank + 3)) == 3
-        with pytest.raises(UserError, match="a batch of 3"):
-            parallel.my_rows(3)
-        train(folder / "two", 0, 3)
-        train(folder / "one", 2, 3)  # what a single process began
-    finally:
-        parallel.stop()
+    for num_ranks, port, work in ((2, ports[0], two), (3, ports[1], three)):
+        if rank < num_ranks:
+            about = {"MASTER_PORT": port, "RANK": rank, "WORLD_SIZE": num_ranks, "LOCAL_RANK": rank}
+            os.environ.update(MASTER_ADDR="127.0.0.1", **{name: str(value) for name, value in about.items()})
+            parallel.start()
+            try:
+                work(rank, folder)
+            finally:
+                parallel.stop()
 
 
-def test_two_processes_equal_one(tmp_path):
-    train(tmp_path / "single", 0, 3)
-    train(tmp_path / "one", 0, 2)
+def two(rank: int, folder: Path) -> None:
+    assert parallel.num_ranks() == 2 and parallel.is_first() == (rank == 0)
+    assert parallel.my_rows(8) == slice(4 * rank, 4 * rank + 4)
+    assert float(parallel.mean_over_ranks(torch.tensor(float(rank)))) == 0.5
+    assert parallel.first_decides(float(rank + 3)) == 3
+    with pytest.raises(UserError, match="a batch of 3"):
+        parallel.my_rows(3)
+    train(folder / "one", 2, 3)  # what a single process began
+    train(folder / "two", 0, 2)
+    train(folder / "two", 2, 3)
+    train(folder / "straight", 0, 3)
+    resumed, straight = load(folder / "two"), load(folder / "straight")
+    assert all(torch.equal(resumed[key], value) for key, value in straight.items())
+    if rank == 0:
+        torch.save(straight, folder / "straight.pt")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match=r"No space left.*free space"):
+        if rank == 1:
+            patch.setattr(shards.HuggingFaceStorageWriter, "write_data", full_disk)
+        train(folder / "two", 3, 4)
+    parallel.wait_for_all()
+    assert [path.name for path in sorted((folder / "two").iterdir())] == ["step-00000002", "step-00000003"]
+    for file, content in (("damaged", b"no tensors"), ("lost", None)):
+        if rank == 0:
+            step = shutil.copytree(list_checkpoints(folder / "two")[-1], folder / file / "step-00000003")
+            part = sorted((step / "shards").iterdir())[1]
+            part.unlink() if content is None else part.write_bytes(content)
+        parallel.wait_for_all()
+        with pytest.raises(UserError, match="resumes from the one before"):
+            load(folder / file)
+
+
+def full_disk(*args) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def three(rank: int, folder: Path) -> None:
+    """A number that divides neither rows nor layers: one process has nothing of the head's bias."""
+    mine = torch.arange(6.0)[2 * rank : 2 * rank + 2, None] * torch.tensor([1.0, 1 / 3])
+    assert torch.equal(parallel.union_of_rows(mine), torch.arange(6.0)[:, None] * torch.tensor([1.0, 1 / 3]))
+    expected = torch.load(folder / "straight.pt", weights_only=True)
+    modules, optimizers, _ = build()
+    checkpoint = read_checkpoint(list_checkpoints(folder / "two")[-1])
+    load_checkpoint(checkpoint, modules=modules, optimizers=optimizers)
+    assert all(torch.equal(value, expected[key]) for key, value in state_of(modules, optimizers).items())
+    save_checkpoint(folder / "three", 3, modules=modules, optimizers=optimizers, state={}, about={})
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(worker, (port, tmp_path), nprocs=2)
+        return free.getsockname()[1]
 
-    states = {}
-    for name in ("single", "two", "one"):
-        modules, optimizers, _ = build()
-        load_checkpoint(read_checkpoint(list_checkpoints(tmp_path / name)[-1]), modules=modules, optimizers=optimizers)
-        states[name] = {f"{m}.{k}": v for m, module in modules.items() for k, v in module.state_dict().items()}
-        states[name] |= {
-            f"{o}.{i}.{k}": v.float()
-            for o, optimizer in optimizers.items()
-            for i, entry in optimizer.state_dict()["state"].items()
-            for k, v in entry.items()
-        }
-    assert len(states["single"]) > 20
-    for name in ("two", "one"):
-        for key, value in states["single"].items():
+
+def test_any_number_of_processes_equals_one(tmp_path):
+    train(tmp_path / "single", 0, 3)
+    train(tmp_path / "one", 0, 2)
+    mp.spawn(worker, ((free_port(), free_port()), tmp_path), nprocs=3)
+    expected = load(tmp_path / "single")
+    assert len(expected) > 20
+    states = {name: load(tmp_path / name) for name in ("straight", "two", "one")}
+    for key, value in expected.items():
+        for name, state in states.items():
             # Muon's iterations are in bfloat16 and blow up the last bit of a gradient
-            torch.testing.assert_close(states[name][key], value, atol=2e-4, rtol=1e-3, msg=lambda m, k=key: f"{k} {m}")
+            torch.testing.assert_close(
+                state[key], value, atol=2e-4, rtol=1e-3, msg=lambda m, n=name, k=key: f"{n} {k} {m}"
+            )
+
+    # what several wrote is the same to any other number, to the last bit
+    straight = torch.load(tmp_path / "straight.pt", weights_only=True)
+    for name in ("two", "three"):
+        assert not list(tmp_path.glob(f"{name}/step-00000003/**/.metadata"))  # no pickled index
+        assert all(torch.equal(load(tmp_path / name)[key], value) for key, value in straight.items())
+
+    checkpoint = read_checkpoint(list_checkpoints(tmp_path / "three")[-1])
+    smaller, wider = Net(), Net()
+    smaller.blocks, wider.head = smaller.blocks[:2], nn.Linear(6, 3)
+    for modules, message in (
+        ({"critic": Net()}, "critic/.* is missing"),
+        ({"net": smaller}, "net/blocks.2.*belong to nothing"),
+        ({"net": wider}, r"net/head.* of \[2"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_checkpoint(checkpoint, modules=modules, optimizers={})
+
+    # and a single process goes on from it as from its own
+    resumed = tmp_path / "resumed"
+    shutil.copytree(list_checkpoints(tmp_path / "two")[0], resumed / "step-00000002")
+    train(resumed, 2, 3)
+    for key, value in load(resumed).items():
+        torch.testing.assert_close(value, expected[key], atol=2e-4, rtol=1e-3)
 
 
 def test_one_process_is_the_identity():
     x = torch.arange(3.0)
     assert parallel.my_rows(5) == slice(0, 5) and parallel.num_ranks() == 1
     assert torch.equal(parallel.mean_over_ranks(x), x) and parallel.first_decides(2.5) == 2.5
-    assert torch.equal(parallel.gathered({"a": [x]})["a"][0], x)
+    assert parallel.union_of_rows(x) is x

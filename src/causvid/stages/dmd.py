@@ -37,7 +37,6 @@ from causvid.stages.sources import (
     open_gallery,
     parts_of,
     read_words,
-    union_of_rows,
 )
 from causvid.training import parallel
 from causvid.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -288,7 +287,7 @@ class Sitting:
         actors.ema.update(actors.trained["student"])
         mine = torch.cat(videos)
         if self.replay is not None:
-            self.replay.put(union_of_rows(mine, cfg.batch), self.words(inputs.prompts))
+            self.replay.put(parallel.union_of_rows(mine), self.words(inputs.prompts))
         return (mine, self.words(inputs.prompts[parallel.my_rows(cfg.batch)])), norm
 
     def update_critic(self, progress: float, turn: int, *, fresh: bool = False) -> None:

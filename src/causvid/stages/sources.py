@@ -216,10 +216,3 @@ def parts_of(batch: int, accumulate: int) -> Iterator[slice]:
     size = (mine.stop - mine.start) // accumulate
     for start in range(mine.start, mine.stop, size):
         yield slice(start, start + size)
-
-
-def union_of_rows(mine: Tensor, batch: int) -> Tensor:
-    """The rows of all ranks, on every rank. Collective."""
-    everything = torch.zeros((batch, *mine.shape[1:]), dtype=mine.dtype, device=mine.device)
-    everything[parallel.my_rows(batch)] = mine
-    return parallel.mean_over_ranks(everything) * parallel.num_ranks()

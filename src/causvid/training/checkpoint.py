@@ -4,29 +4,35 @@
         manifest.json            step, state (data position, time used, ...), config, commit, data
         <name>.safetensors       one per network: model, ema, text, ...
         <name>.optimizer.pt      one per optimizer
+        shards/                  of a run of several processes: each one's part of networks and moments (shards.py);
+                                 <name>.optimizer.pt is then what is no tensor
 
-Randomness needs no file: every step draws from a generator seeded with (seed, step). Gradients are never saved.
+Either kind is resumed by any number of processes. Randomness needs no file: every step draws from a generator seeded
+with (seed, step). Gradients are never saved.
 """
 
 import contextlib
 import json
+import pickle
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from causvid.errors import UserError
 from causvid.media import whole_file
 from causvid.training import parallel
+from causvid.training.shards import num_files, read_shards, shapes_of, write_shards
 
 MANIFEST = "manifest.json"
+SHARDS = "shards"
 
 
 @dataclass(frozen=True)
@@ -47,32 +53,56 @@ def save_checkpoint(
     about: dict[str, Any],
     keep: int = 2,
 ) -> Path:
-    """Write `folder`/step-..., then drop all but the newest `keep`. Every rank calls it; the first one writes."""
+    """Write `folder`/step-..., then drop all but the newest `keep`. Every rank calls it."""
     final = folder / f"step-{step:08d}"
-    # gathering is collective: all ranks take part before one of them turns to the disk
-    weights = {name: parallel.gathered(module.state_dict()) for name, module in modules.items()}
-    moments = {name: parallel.gathered(optimizer.state_dict()) for name, optimizer in optimizers.items()}
-    if parallel.is_first():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=folder, prefix=f".{final.name}-"))
-        try:
-            for name, tensors in weights.items():
-                save_file({key: value.contiguous() for key, value in tensors.items()}, partial / f"{name}.safetensors")
+    manifest = {"step": step, "state": state, "about": about}
+    with _appearing(final) as partial:
+        moments = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
+        if parallel.num_ranks() > 1:
+            write_shards(partial / SHARDS, _named(modules) | _moments_of(moments))
+            manifest["shards"] = num_files(partial / SHARDS)  # one may get lost
+            moments = {name: _without_tensors(moment) for name, moment in moments.items()}
+        elif parallel.is_first():
+            for name, module in modules.items():
+                tensors = {key: value.contiguous() for key, value in module.state_dict().items()}
+                save_file(tensors, partial / f"{name}.safetensors")
+        if parallel.is_first():
             for name, moment in moments.items():
                 torch.save(moment, partial / f"{name}.optimizer.pt")
             # last: a folder without a manifest is no checkpoint
-            (partial / MANIFEST).write_text(json.dumps({"step": step, "state": state, "about": about}, indent=1))
+            (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    if parallel.is_first():
+        for old in list_checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
+    parallel.wait_for_all()
+    return final
+
+
+@contextlib.contextmanager
+def _appearing(final: Path) -> Iterator[Path]:
+    """A folder that all ranks write into, and that takes its name when all of them have."""
+    partial = final.with_name(f".{final.name}-partial")
+    try:
+        if parallel.is_first():
+            final.parent.mkdir(parents=True, exist_ok=True)
+            for leftover in final.parent.glob(".step-*"):  # of a run that was killed while writing
+                shutil.rmtree(leftover)
+            partial.mkdir()
+        parallel.wait_for_all()
+        yield partial
+        if parallel.is_first():
             if final.exists():
                 shutil.rmtree(final)
             partial.rename(final)
-        finally:
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch tells a full disk as a RuntimeError
+        reason = str(error).split("\n")[0][:200]
+        raise UserError(
+            f"the checkpoint {final} could not be written ({reason}); free space, and the same command goes on from "
+            "the one before."
+        ) from error
+    finally:
+        if parallel.is_first():
             shutil.rmtree(partial, ignore_errors=True)
-        for old in list_checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
-        for leftover in folder.glob(".step-*"):  # of a run that was killed while writing
-            shutil.rmtree(leftover, ignore_errors=True)
-    parallel.wait_for_all()
-    return final
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -92,16 +122,109 @@ def load_checkpoint(
     checkpoint: Checkpoint, *, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]
 ) -> None:
     """Put everything back in place, strictly."""
+    if (checkpoint.path / SHARDS).is_dir():
+        _load_shards(checkpoint.path, modules, optimizers)
+        return
     for name, module in modules.items():
-        parallel.load_gathered(module, load_file(_existing(checkpoint.path / f"{name}.safetensors")))
+        file = _existing(checkpoint.path / f"{name}.safetensors")
+        try:
+            tensors = load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise _damaged(file, error) from None
+        parallel.load_gathered(module, tensors)
     for name, optimizer in optimizers.items():
-        file = _existing(checkpoint.path / f"{name}.optimizer.pt")
-        parallel.load_gathered_optimizer(optimizer, torch.load(file, map_location="cpu", weights_only=True))
+        parallel.load_gathered_optimizer(optimizer, _read_optimizer(checkpoint.path, name))
+
+
+def _load_shards(path: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> None:
+    folder, written = path / SHARDS, json.loads((path / MANIFEST).read_text())["shards"]
+    if num_files(folder) != written:
+        raise UserError(
+            f"{folder} holds {num_files(folder)} files of {written}; delete {path.name}, and the run resumes from the "
+            "one before."
+        )
+    stored, places = shapes_of(folder), _named(modules)
+    states = {name: _read_optimizer(path, name) for name in optimizers}
+    for name, optimizer in optimizers.items():
+        moments = _places_of_moments(f"{name}.optimizer/", optimizer, stored)
+        for key, place in moments.items():
+            index, moment = key.split("/")[1:]
+            states[name]["state"][int(index)][moment] = place
+        places |= moments
+    _check_fit(folder, stored, places, modules)
+    read_shards(folder, places)
+    for name, optimizer in optimizers.items():
+        optimizer.load_state_dict(states[name])
+
+
+def _places_of_moments(prefix: str, optimizer: Optimizer, stored: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """An optimizer that has taken no step has no moments yet: tensors for those stored, laid out as the parameters."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    places = {}
+    for key, shape in stored.items():
+        if key.startswith(prefix):
+            like = parameters[int(key.split("/")[1])].detach()
+            places[key] = torch.zeros_like(like) if shape and shape == like.shape else torch.zeros(shape)
+    return places
+
+
+def _check_fit(
+    folder: Path, stored: Mapping[str, tuple[int, ...]], places: Mapping[str, Tensor], modules: Mapping[str, nn.Module]
+) -> None:
+    for name, place in places.items():
+        if name not in stored:
+            raise UserError(f"{name} is missing in {folder}: the checkpoint belongs to another kind of run.")
+        if stored[name] != tuple(place.shape):
+            raise UserError(f"the checkpoint has {name} of {list(stored[name])} instead of {list(place.shape)}.")
+    odd = sorted(name for name in stored if name.split("/")[0] in modules and name not in places)
+    if odd:
+        raise UserError(f"the checkpoint does not fit: {', '.join(odd[:4])} belong to nothing here.")
+
+
+def _named(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+
+
+def _moments_of(states: Mapping[str, dict[str, Any]]) -> dict[str, Tensor]:
+    return {
+        f"{name}.optimizer/{index}/{key}": value
+        for name, state in states.items()
+        for index, entry in state["state"].items()
+        for key, value in entry.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _without_tensors(state: dict[str, Any]) -> dict[str, Any]:
+    entries = {
+        index: {key: value for key, value in entry.items() if not isinstance(value, Tensor)}
+        for index, entry in state["state"].items()
+    }
+    return {**state, "state": entries}
+
+
+def _read_optimizer(path: Path, name: str) -> dict[str, Any]:
+    file = _existing(path / f"{name}.optimizer.pt")
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise _damaged(file, error) from None
+
+
+def _damaged(file: Path, error: Exception) -> UserError:
+    reason = str(error).split("\n")[0][:100]
+    return UserError(
+        f"{file} is damaged ({reason}); delete {file.parent.name}, and the run resumes from the one before."
+    )
 
 
 def write_weights(path: Path, module: nn.Module, about: dict[str, str] | None = None, dtype: torch.dtype | None = None):
     """One network as a safetensors file, for use rather than for resuming. Every rank calls it."""
-    tensors = {name: t.to(dtype or t.dtype).contiguous() for name, t in parallel.gathered(module.state_dict()).items()}
+    tensors = {}
+    for name, value in module.state_dict().items():
+        gathered = parallel.whole(value).detach()
+        if parallel.is_first():  # the others let go of it at once
+            tensors[name] = gathered.to("cpu", dtype or value.dtype).contiguous()
     with whole_file(path) if parallel.is_first() else contextlib.nullcontext() as temporary:
         if temporary is not None:
             save_file(tensors, temporary, metadata=about)

@@ -59,6 +59,15 @@ def my_rows(batch: int) -> slice:
     return slice(rank() * share, (rank() + 1) * share)
 
 
+def union_of_rows(mine: Tensor) -> Tensor:
+    """The rows of all ranks, on every rank, in the order of `my_rows`. Collective."""
+    if not dist.is_initialized():
+        return mine
+    parts = [torch.empty_like(mine) for _ in range(num_ranks())]
+    dist.all_gather(parts, mine.contiguous())
+    return torch.cat(parts)
+
+
 def mean_over_ranks(value: Tensor) -> Tensor:
     """The mean of equally large shares."""
     if not dist.is_initialized():
@@ -102,17 +111,6 @@ def whole(x: Tensor) -> Tensor:
 
 
 # ---- states as if nothing were sharded -----------------------------------------------------------------------------
-
-
-def gathered(tree: Any) -> Any:
-    """The same nest of dicts and lists with whole tensors on the CPU. Collective."""
-    if isinstance(tree, Tensor):
-        return whole(tree).detach().cpu()
-    if isinstance(tree, Mapping):
-        return {key: gathered(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(gathered(value) for value in tree)
-    return tree
 
 
 def scattered(value: Tensor, like: Tensor) -> Tensor:
