@@ -12,13 +12,15 @@ Noise levels are per latent frame, [B, T], and modulate their frame by broadcast
 
 from __future__ import annotations
 
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast, runtime_checkable
+from typing import Literal, Protocol, Self, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
 from causvid.cache import CacheShape, Past, PastOfMany
@@ -346,7 +348,8 @@ class VideoDiT(nn.Module):
         texts = self._text_per_layer(text, dtype)
         for block, block_text in zip(self.blocks, texts):
             if self.checkpoint_blocks and torch.is_grad_enabled():
-                x = checkpoint(block, x, levels, block_text, rotation, sight, dtype, use_reentrant=False)
+                inputs = (x, levels, block_text, rotation, sight, dtype)
+                x = checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), SameFunctions()))
             else:
                 x = block(x, levels, block_text, rotation, sight, dtype)
         x = self.head(x, level)  # [B, T, S, p*p*C], channel fastest
@@ -377,6 +380,19 @@ class VideoDiT(nn.Module):
         if isinstance(text, TextMemory):
             return list(zip(text.keys, text.values))
         return [self.text_embedding(text.to(dtype))] * len(self.blocks)
+
+
+class SameFunctions(ExitStack):
+    """What replaces functions now, such as the CPU's attention in training, does so when it is entered, later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modes = _get_current_function_mode_stack()
+
+    def __enter__(self) -> Self:
+        for mode in self.modes:
+            self.enter_context(mode)
+        return self
 
 
 def is_island(name: str) -> bool:
