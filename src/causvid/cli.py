@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from causvid import cli_studio, cli_train
+from causvid import cli_evaluate, cli_studio, cli_train
 from causvid.cli_options import (
     DeviceOption,
     LoraOption,
@@ -215,6 +215,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(cli_studio.take_app, name="take")
+app.add_typer(cli_evaluate.evaluate_app, name="evaluate")
 
 
 def join_times(arguments: list[str]) -> list[str]:

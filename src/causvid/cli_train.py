@@ -17,6 +17,7 @@ STAGES = {
     "ode-pairs": "causvid.stages.ode_pairs",
     "ode-init": "causvid.stages.ode_init",
     "dmd": "causvid.stages.dmd",
+    "judges": "causvid.evaluate.judge_stage",
 }
 
 

@@ -31,6 +31,13 @@ def responses():
     return {"clean": metrics.temporal_metrics(CLIP, flow)} | table
 
 
+def test_flow_does_not_remember_pictures_of_another_size():
+    flow = metrics.Flow()
+    before = flow.warp_error(CLIP[:4])
+    flow.warp_error(np.ascontiguousarray(CLIP[:4, :24, :40]))
+    assert flow.warp_error(CLIP[:4]) == before
+
+
 def test_flicker_is_vbenchs_formula():
     still = np.full((3, 4, 4, 3), 100, np.uint8)
     assert metrics.flicker(still) == 1

@@ -4,6 +4,7 @@ Noise comes from the prompt's index alone, so that models are compared in pairs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from causvid.worlds.vista.render import render
 from causvid.worlds.vista.sampling import sample_timeline_scene
 
 Maker = Callable[[str, int], np.ndarray]  # (caption, noise seed) -> frames uint8 [F, H, W, 3]
+Keep = Callable[[str, Callable[[], np.ndarray]], np.ndarray]  # (name, how to make it) -> frames, from disk if there
 
 
 def student_maker(model: Model, num_frames: int = NUM_FRAMES, **options: int) -> Maker:
@@ -27,13 +29,25 @@ def student_maker(model: Model, num_frames: int = NUM_FRAMES, **options: int) ->
     return make
 
 
-def teacher_maker(model: Model, num_frames: int = NUM_FRAMES, steps: int | None = None) -> Maker:
-    """Clips sampled as a whole from the bidirectional teacher."""
+def teacher_maker(
+    model: Model, num_frames: int = NUM_FRAMES, steps: int | None = None, guidance: float | None = None
+) -> Maker:
+    """Clips sampled as a whole from the bidirectional teacher, one after the other: a batch is no faster on a CPU."""
 
     def make(caption: str, seed: int) -> np.ndarray:
-        return model.sample(caption, seconds=num_frames / model.cfg.fps, steps=steps, seed=seed)[:num_frames]
+        seconds = num_frames / model.cfg.fps
+        return model.sample(caption, seconds=seconds, steps=steps, guidance=guidance, seed=seed)[:num_frames]
 
     return make
+
+
+def kept(make: Maker, keep: Keep) -> Maker:
+    """The same clips, each made once."""
+    return lambda caption, seed: keep(f"{seed} {caption}", lambda: make(caption, seed))
+
+
+def make_anew(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+    return make()
 
 
 def clips(make: Maker, listed: Sequence[Prompt]) -> Iterator[tuple[Prompt, np.ndarray]]:
@@ -55,16 +69,17 @@ def stream(model: Model, timeline: Timeline, num_frames: int, seed: int, **optio
     return np.concatenate(parts)[:num_frames]
 
 
-def long_streams(model: Model, count: int, seconds: float = 30.0, **options: int) -> Iterator[
-    tuple[Timeline, np.ndarray, np.ndarray]
-]:  # fmt: skip
+def long_streams(
+    model: Model, count: int, seconds: float = 30.0, keep: Keep = make_anew, **options: int
+) -> Iterator[tuple[Timeline, np.ndarray, np.ndarray]]:
     """What `drift.measure_drift` takes: timelines of the held-out split, the model's streams, and their truth."""
     num_frames = round(seconds * model.cfg.fps)
     for index in range(count):
         scene = sample_timeline_scene(index, seconds)
         timeline = timeline_prompts(scene, index)
         true = render(scene, num_frames, model.cfg.height, model.cfg.width, model.cfg.fps)[0]
-        yield timeline, stream(model, timeline, num_frames, mix(7, index) % 2**31, **options), true
+        make = partial(stream, model, timeline, num_frames, mix(7, index) % 2**31, **options)
+        yield timeline, keep(f"stream {index} of {seconds:g} s", make), true
 
 
 def seeds_of_a_prompt(make: Maker, listed: Sequence[Prompt], count: int = 8) -> Iterator[

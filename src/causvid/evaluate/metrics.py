@@ -80,12 +80,13 @@ class Flow:
     def __init__(self, every: int = 3) -> None:
         self.every = every
         self._cv2 = _opencv()
-        self._dis = self._cv2.DISOpticalFlow_create(self._cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
     def between(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Displacement [H, W, 2] in pixels that carries frame a to frame b."""
         grey = self._cv2.COLOR_RGB2GRAY
-        return self._dis.calc(self._cv2.cvtColor(a, grey), self._cv2.cvtColor(b, grey), None)
+        # a new one each time, which costs nothing: what it has seen in another size changes what it says
+        dis = self._cv2.DISOpticalFlow_create(self._cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        return dis.calc(self._cv2.cvtColor(a, grey), self._cv2.cvtColor(b, grey), None)
 
     def pull(self, image: np.ndarray, flow: np.ndarray) -> np.ndarray:
         """Look `image` up where the flow points."""

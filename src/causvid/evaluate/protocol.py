@@ -67,14 +67,14 @@ def another_truth(prompt: Prompt, num_frames: int = NUM_FRAMES, width: int = 112
     return render(scene, num_frames, 64, width)[0]
 
 
-def through_codec(codec: Any) -> Callable[[np.ndarray], np.ndarray]:
+def through_codec(codec: Any, device: torch.device | str = "cpu") -> Callable[[np.ndarray], np.ndarray]:
     """Frames -> frames as the codec gives them back: the best that any model in its latent space can do."""
 
     @torch.inference_mode()
     def round_trip(frames: np.ndarray) -> np.ndarray:
         usable = len(frames) - (len(frames) - 1) % codec.time_factor
         video = torch.from_numpy(frames[:usable]).permute(0, 3, 1, 2)[None].float() / 127.5 - 1
-        back = codec.decode(codec.encode(video.to(codec.dtype)))[0].float()
+        back = codec.decode(codec.encode(video.to(device, codec.dtype)))[0].float().cpu()
         return ((back.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
     return round_trip

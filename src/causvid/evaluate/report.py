@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from causvid.errors import UserError
 from causvid.evaluate import distribution, formulas, stats
 from causvid.evaluate.alignment import items, overall, wanted
 from causvid.evaluate.distortions import distort
@@ -27,6 +28,7 @@ from causvid.media import whole_file
 
 Frames = np.ndarray
 Truth = Callable[[Prompt], Frames]
+T = TypeVar("T")
 TITLES = {"temporal": "Temporal Quality*", "frame": "Frame Quality*", "text": "Text Alignment*"}
 
 
@@ -80,16 +82,18 @@ def column_interval(
     rows: Sequence[dict[str, float]], name: str, resamples: int = 2000, seed: int = 0
 ) -> stats.Interval:
     """The column with its 95 % interval over prompts; members a prompt has no value for are left out of their mean."""
-    weights = COLUMNS[name]
-    table = np.array([[row[m] for m in weights] for row in rows], float)
+    low, high = np.percentile(_column_draws(rows, name, resamples, seed), [2.5, 97.5])
+    return stats.Interval(column(rows, name), float(low), float(high))
+
+
+def _column_draws(rows: Sequence[dict[str, float]], name: str, resamples: int, seed: int) -> np.ndarray:
+    """The column over resampled prompts; equal numbers of rows see the same prompts, so differences stay paired."""
+    weights = np.array(list(COLUMNS[name].values()))
+    table = np.array([[row[m] for m in COLUMNS[name]] for row in rows], float)
     there = ~np.isnan(table)
     both = stats.resampled_means(np.concatenate([np.where(there, table, 0), there], 1), resamples, seed)
-    size = len(weights)
-    draws = (
-        (both[:, :size] / np.maximum(both[:, size:], 1e-12)) @ np.array(list(weights.values())) / sum(weights.values())
-    )
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return stats.Interval(column(rows, name), float(low), float(high))
+    means = both[:, : len(weights)] / np.maximum(both[:, len(weights) :], 1e-12)
+    return means @ weights / weights.sum()
 
 
 @dataclass
@@ -110,14 +114,14 @@ class Report:
 
     @property
     def calibrated(self) -> dict[str, stats.Interval]:
-        """0 to 100 between floor and ceiling."""
+        """0 to 100 between floor and ceiling; a column that cannot tell these apart is left out."""
         if self.anchors is None:
             return {}
         out = {}
         for name, interval in self.columns.items():
-            if not math.isnan(interval.value):
-                ends = (formulas.calibrate(x, self.anchors.floor(name), self.anchors.ceiling[name]) for x in interval)
-                out[name] = stats.Interval(*ends)
+            floor, ceiling = self.anchors.floor(name), self.anchors.ceiling[name]
+            if floor < ceiling and not math.isnan(interval.value):
+                out[name] = stats.Interval(*(formulas.calibrate(x, floor, ceiling) for x in interval))
         return out
 
     @property
@@ -165,11 +169,26 @@ class Report:
             "prompts": [{"caption": c, **row, "right": r} for c, row, r in zip(self.captions, self.rows, self.right)],
         }
 
-    def save(self, folder: Path) -> Path:
-        """report.json, report.md and report.png in `folder`; returns the JSON file."""
+    @staticmethod
+    def load(path: Path) -> Report:
+        """A report.json, to compare with another one."""
+        try:
+            saved = json.loads(path.read_text())
+            listed = saved["prompts"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is no report that can be read ({error}); give the report.json of a run") from None
+        names = [name for name in listed[0] if name not in ("caption", "right")]
+        rows = [{name: float("nan") if row[name] is None else row[name] for name in names} for row in listed]
+        anchors = None if saved["anchors"] is None else Anchors(**saved["anchors"])
+        chance = float("nan") if saved["chance"] is None else saved["chance"]
+        return Report([row["caption"] for row in listed], rows, [row["right"] for row in listed], saved["sets"],
+                      chance, anchors, saved["about"])  # fmt: skip
+
+    def save(self, folder: Path, **more: Any) -> Path:
+        """report.json (with `more` in it), report.md and report.png in `folder`; returns the JSON file."""
         path = folder / "report.json"
         with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(_without_nan(self.to_json()), indent=1) + "\n")
+            temporary.write_text(json.dumps(_without_nan(self.to_json() | more), indent=1) + "\n")
         with whole_file(folder / "report.md") as temporary:
             temporary.write_text(self.markdown())
         from causvid.evaluate.figures import draw_report
@@ -207,6 +226,13 @@ class Report:
         return "\n".join(lines).rstrip() + "\n"
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A table for terminals."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
 def _without_nan(value: Any) -> Any:
     """JSON has no NaN: what is not available is null."""
     if isinstance(value, dict):
@@ -229,13 +255,31 @@ def evaluate(
     """Score clips. For plain captions (and with `true_frames` None) the comparisons with the truth stay empty."""
     if anchors is not None:
         anchors.check(instruments.ids)
+
+    def read() -> Iterator[tuple[Prompt | str, ClipRead, ClipRead | None]]:
+        for number, (prompt, frames) in enumerate(clips):
+            _check(frames)
+            true = None
+            if isinstance(prompt, Prompt) and true_frames is not None:
+                true = read_clip(instruments, true_frames(prompt)[: len(frames)])
+            yield prompt, read_clip(instruments, frames), true
+            if on_clip is not None:
+                on_clip(number)
+
+    return report_of(read(), instruments.ids, anchors=anchors, about=about, fps=fps)
+
+
+def report_of(
+    clips: Iterable[tuple[Prompt | str, ClipRead, ClipRead | None]],
+    ids: dict[str, str],
+    *,
+    anchors: Anchors | None = None,
+    about: dict[str, Any] | None = None,
+    fps: float = 12.0,
+) -> Report:
+    """The same from what the instruments of these `ids` said: of each clip, and of its truth."""
     captions, rows, right, reads, trues = [], [], [], [], []
-    for number, (prompt, frames) in enumerate(clips):
-        _check(frames)
-        read = read_clip(instruments, frames)
-        true = None
-        if isinstance(prompt, Prompt) and true_frames is not None:
-            true = read_clip(instruments, true_frames(prompt)[: len(frames)])
+    for prompt, read, true in clips:
         words = prompt.caption if isinstance(prompt, Prompt) else prompt
         row, found = score(read, words, true, fps)
         captions.append(words)
@@ -243,11 +287,9 @@ def evaluate(
         right.append({item.name: item.right for item in found})
         reads.append(read)
         trues += [] if true is None else [true]
-        if on_clip is not None:
-            on_clip(number)
     if not rows:
         raise ValueError("there are no clips to evaluate")
-    about = {"clips": len(rows), "instruments": instruments.ids, **(about or {})}
+    about = {"clips": len(rows), "instruments": ids, **(about or {})}
     return Report(captions, rows, right, set_distances(reads, trues), exchanged(captions, reads), anchors, about)
 
 
@@ -262,8 +304,12 @@ def exchanged(captions: Sequence[str], reads: Sequence[ClipRead]) -> float:
     """OC* when every clip is scored against another clip's caption: the chance level, and a self-test."""
     if len(captions) < 2:
         return float("nan")
-    turned = [*captions[len(captions) // 2 :], *captions[: len(captions) // 2]]
-    return _mean([overall(items(wanted(words), read.reading)) for words, read in zip(turned, reads)])
+    return _mean([overall(items(wanted(words), read.reading)) for words, read in zip(turned(captions), reads)])
+
+
+def turned(listed: Sequence[T]) -> list[T]:
+    """Everybody gets what belongs to somebody half the list away."""
+    return [*listed[len(listed) // 2 :], *listed[: len(listed) // 2]]
 
 
 def set_distances(reads: Sequence[ClipRead], trues: Sequence[ClipRead]) -> dict[str, float]:
@@ -277,11 +323,15 @@ def set_distances(reads: Sequence[ClipRead], trues: Sequence[ClipRead]) -> dict[
     return distances | scores._asdict()
 
 
-def compare(a: Report, b: Report, metric: str) -> stats.Interval:
-    """a - b over the same prompts, with the paired 95 % interval."""
+def compare(a: Report, b: Report, metric: str, resamples: int = 10_000) -> stats.Interval:
+    """a - b of a column or a metric over the same prompts, with the paired 95 % interval."""
     if a.captions != b.captions:
         raise ValueError("the two reports are about different prompts: evaluate both on the same list")
-    return stats.paired_bootstrap([r[metric] for r in a.rows], [r[metric] for r in b.rows])
+    if metric not in COLUMNS:
+        return stats.paired_bootstrap([r[metric] for r in a.rows], [r[metric] for r in b.rows], resamples)
+    draws = _column_draws(a.rows, metric, resamples, 0) - _column_draws(b.rows, metric, resamples, 0)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return stats.Interval(column(a.rows, metric) - column(b.rows, metric), float(low), float(high))
 
 
 def measure_anchors(
@@ -305,7 +355,6 @@ def measure_anchors(
             rows[name].append(score(read_clip(instruments, spoilt), prompt.caption, true)[0])
         if on_clip is not None:
             on_clip(prompt.index)
-    turned = [*listed[len(listed) // 2 :], *listed[: len(listed) // 2]]
-    rows["shuffled captions"] = [score(read, p.caption, true)[0] for p, (read, true) in zip(turned, reads)]
+    rows["shuffled captions"] = [score(read, p.caption, true)[0] for p, (read, true) in zip(turned(listed), reads)]
     values = {name: {c: column(r, c) for c in COLUMNS} for name, r in rows.items()}
     return Anchors(values.pop("ceiling"), values, instruments.ids | (about or {}))

@@ -37,13 +37,13 @@ def load_instruments(role: str = "report") -> Instruments:
     The difference of the two judges is in a report only if both are there; its list of instruments shows which were."""
     other = "select" if role == "report" and (WEIGHTS / "judge_select.safetensors").exists() else None
     names = [f"judge_{role}", "judge_quality", *([f"judge_{other}"] if other else [])]
-    ids = {name: _hash(WEIGHTS / f"{name}.safetensors") for name in names}
+    ids = {name: file_hash(WEIGHTS / f"{name}.safetensors") for name in names}
     return Instruments(
         load_judge(role), load_quality_judge(), metrics.Flow(), load_judge(other) if other else None, ids
     )
 
 
-def _hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
@@ -68,6 +68,31 @@ def read_clip(instruments: Instruments, frames: np.ndarray) -> ClipRead:
         metrics.looks(frames),
         second,
     )
+
+
+def to_arrays(read: ClipRead) -> dict[str, np.ndarray]:
+    """A reading as named arrays, to be kept on disk."""
+    arrays = {"looks": read.looks} | {f"quality/{name}": value for name, value in vars(read.quality).items()}
+    arrays |= {f"values/{name}": np.asarray(value) for name, value in read.values.items()}
+    for place, reading in (("reading", read.reading), ("second reading", read.second_reading)):
+        if reading is not None:
+            fields = dict(vars(reading))
+            arrays |= {f"{place}/log_probs/{name}": value for name, value in fields.pop("log_probs").items()}
+            arrays |= {f"{place}/{name}": value for name, value in fields.items()}
+    return arrays
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray]) -> ClipRead:
+    def below(place: str) -> dict[str, np.ndarray]:
+        return {name.removeprefix(place): value for name, value in arrays.items() if name.startswith(place)}
+
+    def reading(place: str) -> Reading:
+        fields = {name: value for name, value in below(f"{place}/").items() if "/" not in name}
+        return Reading(below(f"{place}/log_probs/"), **fields)
+
+    values = {name: float(value) for name, value in below("values/").items()}
+    second = reading("second reading") if "second reading/place" in arrays else None
+    return ClipRead(reading("reading"), Quality(**below("quality/")), values, arrays["looks"], second)
 
 
 def travelled(reading: Reading) -> float:

@@ -61,7 +61,7 @@ class JudgeTraining:
 
 
 def train(cfg: JudgeTraining, run_dir: Path, minutes: float) -> Path:
-    """Train the judge `cfg.role`; the same call resumes. Returns the weight file, a model card lies beside it."""
+    """Train the judge `cfg.role`; the same call resumes. Returns the weight file, or the folder if stopped."""
     if cfg.role not in ROLES:
         raise ValueError(f"there is no judge '{cfg.role}'; the judges are {' and '.join(ROLES)}")
     run = Run(run_dir, cfg, data=f"vista judge scenes {fingerprint(cfg.role)}")
@@ -76,6 +76,9 @@ def train(cfg: JudgeTraining, run_dir: Path, minutes: float) -> Path:
         if not stopped:
             train_speed(cfg, run, judge, cache, progress)
             _head(cfg, run, judge, minutes * HEAD_SHARE, progress)
+    if stopped:
+        run.status("stopped and saved; the same call goes on")
+        return run_dir
     run.status(f"trained in {(time.monotonic() - started) / 60:.1f} min of this sitting")
     about = {"role": cfg.role, "commit": str(run.commit), "fingerprint": fingerprint(cfg.role)}
     path = run_dir / f"judge_{cfg.role}.safetensors"

@@ -1,0 +1,55 @@
+"""Two reports, prompt by prompt: the same words, noise and instruments, so the differences are paired."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from causvid.errors import UserError
+from causvid.evaluate import stats
+from causvid.evaluate.report import TITLES, Report, aligned, compare
+
+
+def shared(a: Report, b: Report) -> tuple[Report, Report]:
+    """Both on the prompts that the shorter one has; a longer list of a suite begins with the shorter one."""
+    if a.about["instruments"] != b.about["instruments"]:
+        raise UserError(
+            f"the reports were made by different instruments ({_ids(a)} against {_ids(b)}); evaluate both again"
+        )
+    count = min(len(a.rows), len(b.rows))
+    if a.captions[:count] != b.captions[:count]:
+        raise UserError("the reports are about different prompts; evaluate both models with the same --split")
+    first, second = (
+        replace(r, captions=r.captions[:count], rows=r.rows[:count], right=r.right[:count]) for r in (a, b)
+    )
+    return first, second
+
+
+def _ids(report: Report) -> str:
+    return ", ".join(f"{name} {hash}" for name, hash in report.about["instruments"].items())
+
+
+def compare_reports(a: Path, b: Path) -> str:
+    """A table of a, b and a - b with 95 % intervals over prompts; a star where the interval leaves 0 out."""
+    first, second = shared(Report.load(a), Report.load(b))
+    values = {**first.columns, **first.metrics}
+    others = {**second.columns, **second.metrics}
+    rows = [["", "A", "B", "A - B", "95 %", ""]]
+    for name in values:
+        gap = compare(first, second, name)
+        if np.isnan(gap.value):
+            continue
+        clear = "*" if gap.low > 0 or gap.high < 0 else ""
+        rows.append([TITLES.get(name, name), f"{values[name].value:.4f}", f"{others[name].value:.4f}",
+                     f"{gap.value:+.4f}", f"{gap.low:+.4f} to {gap.high:+.4f}", clear])  # fmt: skip
+    passed = [[row["all right"] == 1 for row in report.rows] for report in (first, second)]
+    chance = stats.mcnemar(*passed)
+    head = f"A: {_named(first)}\nB: {_named(second)}\n{len(first.rows)} prompts of {first.about['suite']}\n\n"
+    tail = f"\n\neverything right in {sum(passed[0])} and {sum(passed[1])} clips: p = {chance:.3g} (McNemar)"
+    return head + aligned(rows) + tail
+
+
+def _named(report: Report) -> str:
+    settings = report.about["settings"]
+    how = "" if settings["guidance"] is None else f", guidance {settings['guidance']:g}"
+    return f"{settings['model']} ({settings['role']}, {settings['steps']} steps{how})"
