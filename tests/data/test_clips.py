@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from causvid.data import clips
 from causvid.data.clips import Clip, Pool, PoolSpec, shard_file, write_cache, write_shard
@@ -64,7 +65,7 @@ def test_made_by_processes_and_continued(tmp_path, monkeypatch):
     assert [shard_file(tmp_path, "long", i).stat().st_mtime_ns for i in (0, 2)] == stamps
 
     write(tmp_path, replace(SPEC, num_clips=14))  # a pool may grow
-    assert Pool(tmp_path, "long").latents[:, 0, 0, 0, 0].tolist() == list(range(100, 114))
+    assert torch.cat(Pool(tmp_path, "long").latents)[:, 0, 0, 0, 0].tolist() == list(range(100, 114))
     with pytest.raises(UserError, match="choose another folder"):
         write(tmp_path, made_from=MADE_FROM | {"codec": "other"})
     with pytest.raises(UserError, match="laid out"):
@@ -128,6 +129,31 @@ def test_latents_captions_and_truth_stay_together(pool):
     assert batch.truth is not None and batch.truth[:, 0, 0, 0].tolist() == [seed % 7 for seed in seeds]
     captions = {pool.batch(place, 1, 1, seed=0).captions[0] for place in range(60)}
     assert len(captions) == 20  # every wording of every clip comes up
+
+
+def test_clips_are_read_when_they_are_asked_for(tmp_path):
+    """A pool of 150 MB costs no memory until its clips are used, and then theirs."""
+    for shard in range(3):
+        latents = torch.zeros(4, 1, 3, 512, 4096, dtype=torch.float16)
+        latents[:, 0, 0, 0, 0] = torch.arange(4) + 4 * shard
+        file = shard_file(tmp_path, "large", shard)
+        file.parent.mkdir(exist_ok=True)
+        seeds = torch.arange(4 * shard, 4 * shard + 4)
+        captions = json.dumps([[str(int(seed))] for seed in seeds])
+        save_file({"latents": latents, "seeds": seeds}, file, metadata={"captions": captions})
+    del latents
+    before = resident_megabytes()
+    pool = Pool(tmp_path, "large")
+    batch = pool.batch(5, 1, 1, seed=0)
+    assert resident_megabytes() - before < 75
+    assert int(batch.latents[0, 0, 0, 0, 0]) == int(batch.captions[0])
+    shard_file(tmp_path, "large", 1).write_bytes(b"half")
+    with pytest.raises(UserError, match=r"shard-00001.safetensors is damaged"):
+        Pool(tmp_path, "large")
+
+
+def resident_megabytes() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def test_the_index_says_what_the_cache_is(tmp_path):

@@ -22,7 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -196,31 +196,35 @@ class Batch:
 
 
 class Pool:
-    """All finished shards of a pool, in memory: 75 kB for a clip of 21 latent frames, 4 kB for an image."""
+    """All finished shards of a pool. They stay on disk, mapped into memory: a clip is read when a batch asks for it,
+    and what is read often remains in the system's cache, so a pool may be larger than memory."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.name = name
         files = sorted((folder / name).glob("shard-*.safetensors"))
         if not files:
             raise UserError(f"{folder} has no clips in '{name}'; make them first with `causvid latents`.")
-        latents, truths, self.captions = [], [], []
+        self.latents: list[Tensor] = []  # of each shard [N, T, C, h, w]
+        self.truths: list[Tensor] = []
+        self.captions: list[list[str]] = []
+        self._places: list[tuple[int, int]] = []  # of each clip: its shard, and its row there
         digest = hashlib.sha256()
         for file in files:
-            with safe_open(file, framework="pt") as shard:
-                latents.append(shard.get_tensor("latents"))
-                digest.update(shard.get_tensor("seeds").numpy().tobytes())
-                digest.update(latents[-1][0].numpy().tobytes())
-                self.captions += json.loads(shard.metadata()["captions"])
-                if "truth" in shard.keys():  # noqa: SIM118 (a safetensors file, not a dict)
-                    truths.append(shard.get_tensor("truth"))
-        self.latents = torch.cat(latents)
-        self.truth = torch.cat(truths) if truths else None
+            tensors, captions = _open(file)
+            digest.update(tensors["seeds"].numpy().tobytes())
+            digest.update(tensors["latents"][0].numpy().tobytes())
+            self._places += [(len(self.latents), row) for row in range(len(captions))]
+            self.latents.append(tensors["latents"])
+            self.captions += captions
+            if "truth" in tensors:
+                self.truths.append(tensors["truth"])
+        self.clip_shape = tuple(self.latents[0].shape[1:])  # T, C, h, w
         self.identity = digest.hexdigest()[:16]
         self._order: list[int] = []
         self._order_of: tuple[int, int] | None = None
 
     def __len__(self) -> int:
-        return len(self.latents)
+        return len(self._places)
 
     def batch(self, position: int, size: int, num_frames: int, seed: int) -> Batch:
         """Clips number `position` ... of an endless sequence that visits every clip once per epoch, in an order that
@@ -229,8 +233,10 @@ class Pool:
         rows = [self._row(place, seed) for place in range(position, position + size)]
         told = [self.captions[row] for row in rows]
         chosen = [captions[mix(seed, place) % len(captions)] for place, captions in enumerate(told, position)]
-        truth = None if self.truth is None else self.truth[rows, :num_frames]
-        return Batch(self.latents[rows, :num_frames].float(), chosen, truth)
+        places = [self._places[row] for row in rows]
+        latents = torch.stack([self.latents[shard][row, :num_frames] for shard, row in places])
+        truth = torch.stack([self.truths[shard][row, :num_frames] for shard, row in places]) if self.truths else None
+        return Batch(latents.float(), chosen, truth)
 
     def _row(self, place: int, seed: int) -> int:
         epoch, rest = divmod(place, len(self))
@@ -238,3 +244,14 @@ class Pool:
             self._order_of = (epoch, seed)
             self._order = torch.randperm(len(self), generator=seeded(seed, epoch)).tolist()
         return self._order[rest]
+
+
+def _open(file: Path) -> tuple[dict[str, Tensor], list[list[str]]]:
+    """Tensors that are mapped, not read, and captions."""
+    try:
+        with safe_open(file, framework="pt") as shard:
+            tensors = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 (no dict)
+            return tensors, json.loads(shard.metadata()["captions"])
+    except (SafetensorError, OSError) as error:
+        reason = str(error).split("\n")[0][:100]
+        raise UserError(f"{file} is damaged ({reason}); delete it and make it again with the same command.") from None

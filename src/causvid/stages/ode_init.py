@@ -226,7 +226,7 @@ class Sitting:
             identity, self.clip = self.pairs.identity, self.pairs.clip_shape
         else:
             assert self.pool is not None
-            identity, self.clip = self.pool.identity, (cfg.num_frames, *self.pool.latents.shape[2:])
+            identity, self.clip = self.pool.identity, (cfg.num_frames, *self.pool.clip_shape[1:])
         self.run = Run(run_dir, cfg, data=identity)
         if self.pairs is not None and self.pairs.sigmas != cfg.student.sigmas:
             raise UserError(

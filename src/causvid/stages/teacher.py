@@ -291,7 +291,7 @@ class Sitting:
         cfg, world = self.cfg, self.world
         mix = phase_at(cfg.phases, progress).mix
         num_frames = max(length.num_frames for length, weight in zip(cfg.lengths, mix) if weight)
-        shape = (num_frames, *self.pools[0].latents.shape[2:])
+        shape = (num_frames, *self.pools[0].clip_shape[1:])
         eps = torch.stack([torch.randn(shape, generator=seeded(SHEET_SEED, row)) for row in range(len(world.prompts))])
         averages = self.ema.averages
         with fast_training(self.device, getattr(torch, cfg.dtype)):
