@@ -134,11 +134,11 @@ def test_latents_captions_and_truth_stay_together(pool):
 def test_clips_are_read_when_they_are_asked_for(tmp_path):
     """A pool of 150 MB costs no memory until its clips are used, and then theirs."""
     for shard in range(3):
-        latents = torch.zeros(4, 1, 3, 512, 4096, dtype=torch.float16)
-        latents[:, 0, 0, 0, 0] = torch.arange(4) + 4 * shard
+        latents = torch.zeros(16, 1, 3, 512, 1024, dtype=torch.float16)
+        latents[:, 0, 0, 0, 0] = torch.arange(16) + 16 * shard
         file = shard_file(tmp_path, "large", shard)
         file.parent.mkdir(exist_ok=True)
-        seeds = torch.arange(4 * shard, 4 * shard + 4)
+        seeds = torch.arange(16 * shard, 16 * shard + 16)
         captions = json.dumps([[str(int(seed))] for seed in seeds])
         save_file({"latents": latents, "seeds": seeds}, file, metadata={"captions": captions})
     del latents
