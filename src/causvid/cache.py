@@ -82,6 +82,11 @@ class KVCache:
         return self._keys.shape[1]
 
     @property
+    def nbytes(self) -> int:
+        sink = 0 if self._sink_keys is None else self._sink_keys.nbytes
+        return self._keys.nbytes + self._values.nbytes + sink
+
+    @property
     def first_frames(self) -> list[int]:
         """Frame number of the next chunk, as the rotation wants it."""
         return [self.num_frames]

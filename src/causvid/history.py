@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from causvid.models.dit import TextMemory
 from causvid.rollout import Passes, Rollout, RolloutState
 from causvid.shapes import Latents, Text
@@ -29,6 +31,14 @@ class Record:
     after: Situation
     source: Latents | None = None
 
+    def nbytes_after(self, before: Record | None) -> int:
+        """Memory that this record takes beside the one before it: they share the words of a prompt that lasts."""
+        known = () if before is None else (before.after.words.rows, before.after.words.goal)
+        words = {id(rows): rows for rows in (self.after.words.rows, self.after.words.goal)}
+        new = [rows for rows in words.values() if not any(rows is other for other in known)]
+        tensors = [self.latents, *new] if self.source is None else [self.latents, self.source, *new]
+        return sum(tensor.nbytes for tensor in tensors)
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -37,6 +47,12 @@ class Moment:
     num_chunks: int
     rollout: RolloutState
     decoder: list[Any]
+
+    @property
+    def nbytes(self) -> int:
+        cache = self.rollout.cache
+        held = [cache["keys"], cache["values"], cache["sink_keys"], *self.decoder]
+        return sum(tensor.nbytes for tensor in held if isinstance(tensor, Tensor))
 
 
 @dataclass(frozen=True)
@@ -55,23 +71,38 @@ class History:
     records: list[Record] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=lambda: [Cut(0)])
     moments: deque[Moment] = field(default_factory=deque)
+    record_bytes: int = 0
 
     def copy(self) -> History:
-        return History(self.moment_bytes, [*self.events], [*self.records], [*self.cuts], deque(self.moments))
+        lists = [*self.events], [*self.records], [*self.cuts], deque(self.moments)
+        return History(self.moment_bytes, *lists, self.record_bytes)
+
+    def add(self, record: Record) -> None:
+        self.record_bytes += record.nbytes_after(self.records[-1] if self.records else None)
+        self.records.append(record)
 
     def truncate(self, num_chunks: int) -> None:
         """Forget what came after. What was asked before the first chunk is part of how a stream begins, and stays."""
-        del self.records[num_chunks:]
+        while len(self.records) > num_chunks:
+            last = self.records.pop()
+            self.record_bytes -= last.nbytes_after(self.records[-1] if self.records else None)
         limit = max(num_chunks, 1)
         self.events = [event for event in self.events if event.chunk < limit]
         self.cuts = [cut for cut in self.cuts if cut.chunk < limit]
         self.moments = deque(moment for moment in self.moments if moment.num_chunks <= num_chunks)
 
     def keep(self, moment: Moment) -> None:
-        size = sum(moment.rollout.cache[name].nbytes for name in ("keys", "values"))
         self.moments.append(moment)
-        while len(self.moments) * size > self.moment_bytes:
+        while self.moments and self.nbytes_of_moments > self.moment_bytes:
             self.moments.popleft()
+
+    @property
+    def nbytes_of_moments(self) -> int:
+        return sum(moment.nbytes for moment in self.moments)
+
+    @property
+    def nbytes(self) -> int:
+        return self.record_bytes + self.nbytes_of_moments
 
     def shot_start(self) -> int:
         """Index of the chunk that begins the present shot."""

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from causvid.bundle import Model
 
 MOMENT_BYTES = 128 << 20  # ours: at Vista's size, going back within the last half minute takes no time
+MAX_WAITING = 200  # changes that one chunk may put in force (ours: a person makes a few)
+MAX_EVENTS = 20_000  # of one stream (ours: five minutes of as many as a server takes)
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ class Session:
         self._source: Source | None = None
         self._texts: tuple[Text, TextMemory] | None = None
         self.now = Situation.start(start, self._embed)
-        self._rollout: Rollout | None = self._new_rollout()
+        self.now.options.apply(model.cfg.rollout)  # refuse what cannot be run now, not at the first chunk
+        model.need_student()
+        self._rollout: Rollout | None = None  # its cache is allocated with the first chunk
         self._decoder: CodecStream = model.codec.decode_stream()
         self._shot_begins = True
 
@@ -131,7 +135,7 @@ class Session:
         drift = self._measure_drift(latents)
         note = ChunkNote(kind, latents.shape[1], self._shot_begins, strength, self.exact)
         self._shot_begins = False
-        self.history.records.append(Record(note, latents.cpu(), self.now, source))
+        self.history.add(Record(note, latents.cpu(), self.now, source))
         self._keep_moment()
         return Chunk(frames, latents, self.num_chunks - 1, self.now.prompt, clock.laps, kind, drift, strength)
 
@@ -160,12 +164,13 @@ class Session:
 
     @property
     def rollout(self) -> Rollout:
-        assert self._rollout is not None, "a parked session must wake first"
+        assert self._rollout is not None, "a session has a cache from its first chunk on, and none while it is parked"
         return self._rollout
 
     def settle(self) -> None:
         """Do the work that the next chunk would begin with: useful while somebody watches this one."""
-        drive(self.model.need_student(), self.rollout.settle_passes())
+        if not self.is_parked:
+            drive(self.model.need_student(), self.rollout.settle_passes())
 
     # ---- asking for changes ------------------------------------------------------------------------------------
 
@@ -286,15 +291,32 @@ class Session:
 
     def park(self) -> None:
         """Free the cache of a stream that nobody watches. It goes on later as if nothing had been."""
-        self._rollout = None
+        self._rollout = self._texts = None
         self.history.moments.clear()
 
     @property
     def is_parked(self) -> bool:
+        """Whether there is no cache: it was freed, or there is no chunk yet."""
         return self._rollout is None
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that grows with a stream, or comes and goes with its cache. What forks share counts for each."""
+        cache = 0 if self._rollout is None else self._rollout.cache.nbytes
+        given = sum(latents.nbytes for latents in self._given)
+        return cache + given + self.history.nbytes + (0 if self._source is None else self._source.nbytes)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory that the cache takes, or would take if there were one."""
+        model, options = self.model, self.asked.options.apply(self.model.cfg.rollout)
+        shape = model.need_student().cache_shape(*model.latent_shape[1:])
+        frames = options.policy.window or options.max_frames
+        width = shape.tokens_per_frame * shape.num_heads * shape.head_width
+        return 2 * shape.num_layers * frames * width * model.dtype.itemsize
+
     def wake_passes(self) -> Passes[None]:
-        """Build a parked stream's cache again. The next chunk would do it, too."""
+        """Build a stream's cache. The next chunk would do it, too."""
         if self.is_parked:
             yield from self._rebuild_passes()
 
@@ -328,7 +350,7 @@ class Session:
                 session.now = session.now.after(session.history.events[-1], session._embed)
             session.now = session.now.step()
             session._measure_drift(latents)
-            session.history.records.append(Record(note, latents, session.now, take.sources.get(index)))
+            session.history.add(Record(note, latents, session.now, take.sources.get(index)))
         session._waiting.extend(events)
         session._began -= take.events[-1].time
         session._leave_source()
@@ -369,6 +391,10 @@ class Session:
         return self.model.cfg.height, self.model.cfg.width
 
     def _ask(self, kind: EventKind, value: dict[str, Any]) -> None:
+        if len(self._waiting) >= MAX_WAITING:
+            raise UserError(f"{MAX_WAITING} changes wait for the next chunk already; let it be made first")
+        if len(self.history.events) + len(self._waiting) >= MAX_EVENTS:
+            raise UserError(f"a stream has at most {MAX_EVENTS:,} changes; save it, and go on with a new one")
         self._waiting.append(Event(self.num_chunks, time.monotonic() - self._began, kind, value))
 
     def _embed(self, prompt: str) -> Text:

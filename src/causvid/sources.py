@@ -112,6 +112,10 @@ class Source:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def nbytes(self) -> int:
+        return len(self._waiting) * 3 * self.size[0] * self.size[1]
+
     def needed(self, num_latents: int, clip_starts: bool) -> int:
         factor = self.codec.time_factor
         return 1 + (num_latents - 1) * factor if clip_starts and not self._begun else num_latents * factor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import signal
 import socket
@@ -24,8 +25,9 @@ from causvid.bundle import Model
 from causvid.errors import UserError
 from causvid.serve import jobs, suggestions
 from causvid.serve.access import Access
-from causvid.serve.engine import Engine, EngineConfig, Full
+from causvid.serve.engine import Engine, EngineConfig
 from causvid.serve.lanes import Job, Stream
+from causvid.serve.room import Full
 from causvid.serve.viewer import Limits, Viewer
 from causvid.situation import check_seed, read_options, read_prompt, read_strength
 from causvid.take import Take
@@ -80,6 +82,7 @@ def build_app(engine: Engine, access: Access, limits: Limits) -> FastAPI:
 
     @app.exception_handler(UserError)
     async def mistake(request: Request, error: UserError) -> JSONResponse:
+        error.__traceback__ = None  # its frames hold the session, and it is in a cycle with them
         full = isinstance(error, Full)
         return JSONResponse({"error": str(error)}, 503 if full else 400, {"retry-after": "30"} if full else None)
 
@@ -110,8 +113,8 @@ def build_app(engine: Engine, access: Access, limits: Limits) -> FastAPI:
         state = "broken" if engine.broken else "draining" if engine.draining else "ok"
         if state == "ok" and not engine.ready.is_set():
             state = "warming up"
-        room = max(0, engine.capacity() - engine.num_playing())
-        answer = {"state": state, "playing": engine.num_playing(), "capacity": engine.capacity(), "room": room}
+        playing, capacity = engine.room.num_playing(), engine.room.capacity()
+        answer = {"state": state, "playing": playing, "capacity": capacity, "room": max(0, capacity - playing)}
         return JSONResponse(answer, 200 if state == "ok" else 503)
 
     @app.get("/metrics")
@@ -149,7 +152,7 @@ def build_app(engine: Engine, access: Access, limits: Limits) -> FastAPI:
     @app.post("/api/sessions/{session}/video")
     async def give_video(request: Request, session: str, use: str = "extend", strength: str = "0.7") -> dict[str, Any]:
         """A video file to extend, or to restyle."""
-        stream = _find(engine, session)
+        stream = await _find(engine, session)
         if use not in ("extend", "restyle"):
             raise UserError(f"a video is used to 'extend' or to 'restyle', not to '{use}'")
         wanted = read_strength("motion" if strength == "motion" else _number(strength, "a strength"))
@@ -297,8 +300,8 @@ def _number(value: Any, what: str) -> float:
     return number
 
 
-def _find(engine: Engine, session: str) -> Stream:
-    stream = engine.streams.get(session)
+async def _find(engine: Engine, session: str) -> Stream:
+    stream = await asyncio.wrap_future(engine.find(session))
     if stream is None:
         raise UserError("there is no such session, or it has ended")
     return stream
@@ -312,7 +315,7 @@ def _find_job(engine: Engine, job: str) -> Job:
 
 
 async def _take_of(engine: Engine, session: str) -> Take:
-    return await asyncio.wrap_future(engine.ask(_find(engine, session), lambda session: session.take()))
+    return await asyncio.wrap_future(engine.ask(await _find(engine, session), lambda session: session.take()))
 
 
 def describe_model(model: Model, limits: Limits) -> dict[str, Any]:
@@ -354,7 +357,7 @@ class Server(uvicorn.Server):
         if self.engine.draining or sig == signal.SIGINT:
             super().handle_exit(sig, frame)
             return
-        self.engine.draining = True
+        self.engine.room.draining = True
         self._loop.call_soon_threadsafe(self._begin_to_leave)
 
     def _begin_to_leave(self) -> None:
@@ -388,12 +391,14 @@ def serve(
     engine.ready.wait()
     if engine.broken:
         raise RuntimeError(f"the engine did not start: {engine.broken}")
+    gc.freeze()  # what is there by now stays: collections look at what comes and goes, and so come often enough
     config = uvicorn.Config(
         build_app(engine, access, limits),
         log_level="warning",
         access_log=False,
         ws_per_message_deflate=False,  # pictures are compressed already; deflate halves the speed
         ws_max_size=limits.picture_bytes + 8192,
+        ws_max_queue=4,  # messages of that size may wait per client
         timeout_graceful_shutdown=5,
         server_header=False,
     )

@@ -24,6 +24,7 @@ from causvid.errors import UserError
 from causvid.serve.batch import Batching, answer, fits
 from causvid.serve.lanes import Command, Done, Job, Lane, Stream, Work, settle
 from causvid.serve.meters import Meters
+from causvid.serve.room import Full, Room, RoomConfig
 from causvid.session import Session, StreamOptions
 from causvid.take import Take
 
@@ -32,24 +33,12 @@ log = logging.getLogger(__name__)
 FAIR = 0.1  # seconds of the device by which a lane may be ahead of the neediest one and still join its batch
 
 
-class Full(UserError):
-    """Nobody's mistake: the device has no room. Told with what would help."""
-
-
 @dataclass(frozen=True)
-class EngineConfig:
-    max_sessions: int = 64  # open at a time, playing or not
-    max_playing: int | None = None  # None: as many as the device shows in real time, as measured
+class EngineConfig(RoomConfig):
     max_batch: int = 8
     max_jobs: int = 8
     batching: Batching | None = None  # None: exact on a CPU, where whole products gain little; fast elsewhere
     threads: int | None = None
-    park_after: float = 120.0  # seconds without playing
-    park_unwatched_after: float = 10.0
-    forget_after: float = 1800.0  # seconds without a viewer
-    evict_after: float = 60.0  # seconds without a viewer after which a session makes room for a new one
-    max_minutes: float = 30.0  # of one stream
-    moment_bytes: int = 32 << 20  # per stream, for going back quickly
     warm_up: bool = True
 
 
@@ -59,10 +48,10 @@ class Engine:
         self.batching: Batching = self.cfg.batching or ("exact" if model.device.type == "cpu" else "fast")
         self._threads = self.cfg.threads or torch.get_num_threads()  # torch counts them per thread
         self.meters = Meters()
-        self.streams: dict[str, Stream] = {}
+        self.room = Room(model, self.cfg, self.meters, self._remove)
+        self.streams = self.room.streams
         self.jobs: dict[str, Job] = {}
         self.ready = threading.Event()
-        self.draining = False
         self.broken: str | None = None
         self._mail: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -78,10 +67,15 @@ class Engine:
         if self._thread.is_alive():
             self._mail.put(None)
             self._thread.join(timeout=30)
+        self.room.shelf.close()
+
+    @property
+    def draining(self) -> bool:
+        return self.room.draining
 
     def drain(self, timeout: float) -> None:
         """Take nothing new; let chunks and jobs that run come to their end."""
-        self.draining = True
+        self.room.draining = True
         end = time.monotonic() + timeout
         self.call(self._pause_all).result(timeout)
         while time.monotonic() < end and any(lane.work for lane in self._lanes()):
@@ -103,17 +97,28 @@ class Engine:
 
     def open(self, prompt: str, seed: int, options: StreamOptions) -> Future:
         """A new stream, paused."""
+        moments = self.cfg.moment_bytes
         return self.call(
-            lambda: self._add(
-                Session(self.model, prompt, seed=seed, options=options, moment_bytes=self.cfg.moment_bytes)
-            )
+            lambda: self._add(lambda: Session(self.model, prompt, seed=seed, options=options, moment_bytes=moments))
         )
 
     def resume(self, take: Take) -> Future:
-        return self.call(lambda: self._add(Session.resume(take, self.model, moment_bytes=self.cfg.moment_bytes)))
+        return self.call(lambda: self._add(lambda: self._resume(take)))
 
     def fork(self, stream: Stream) -> Future:
-        return self.ask(stream, lambda session: self._add(session.fork()))
+        return self.ask(stream, lambda session: self._add(session.fork))
+
+    def find(self, name: str) -> Future:
+        """The stream of that name, taken from the shelf if it lies there; None if there is none."""
+
+        def find() -> Stream | None:
+            if name not in self.streams and name in self.room.shelf:
+                self.room.check_open()  # or it stays where it is
+                take = self.room.shelf.pop(name)
+                self._add(lambda: self._resume(take), name)
+            return self.streams.get(name)
+
+        return self.call(find)
 
     def ask(self, stream: Stream, command: Command) -> Future:
         """Have a command run with a stream's session, between two of its chunks."""
@@ -142,7 +147,7 @@ class Engine:
         """Show what was made from chunk `start` on, again."""
 
         def begin(session: Session) -> None:
-            self._check_playing(stream)
+            self.room.check_playing(stream)
             take = session.take()
             stream.playing, stream.reel = False, take.replay(self.model, start)
             stream.shown_until = time.monotonic()
@@ -189,72 +194,34 @@ class Engine:
         """Look again whether there is something to do: frames have come."""
         self._mail.put(lambda: None)
 
-    # ---- room --------------------------------------------------------------------------------------------------------
-
-    def capacity(self) -> int:
-        """How many streams can play in real time together."""
-        if self.cfg.max_playing is not None:
-            return self.cfg.max_playing
-        rollout = self.model.cfg.rollout
-        seconds = self.meters.chunk_seconds(len(rollout.sigmas), self.cfg.max_batch)
-        if not seconds:
-            return 1
-        shown = rollout.chunk * self.model.codec.time_factor / self.model.cfg.fps
-        return max(1, int(shown / seconds))
-
-    def num_playing(self) -> int:
-        return sum(stream.active for stream in list(self.streams.values()))
-
     def gauges(self) -> dict[str, float]:
         streams = list(self.streams.values())
         return {
             "sessions": len(streams),
-            "sessions_playing": sum(stream.active for stream in streams),
+            "sessions_playing": self.room.num_playing(),
             "sessions_parked": sum(stream.session.is_parked for stream in streams),
             "sessions_watched": sum(stream.watched for stream in streams),
-            "capacity": self.capacity(),
+            "sessions_shelved": len(self.room.shelf),
+            "session_bytes": self.room.nbytes,
+            "capacity": self.room.capacity(),
             "jobs_waiting": sum(not job.ended for job in list(self.jobs.values())),
             "draining": self.draining,
         }
 
-    def _check_room(self) -> None:
-        if self.draining:
-            raise Full("this server is shutting down and opens no new sessions; try again when it is back")
-        if len(self.streams) >= self.cfg.max_sessions and not self._evict():
-            raise Full(
-                f"this server is full: {len(self.streams)} sessions are open, which is as many as it holds; "
-                "try again in a few minutes"
-            )
-
-    def _evict(self) -> bool:
-        """End the session that nobody has watched for longest, if that is long enough."""
-        now = time.monotonic()
-        left = [s for s in self.streams.values() if not s.watched and now - s.touched > self.cfg.evict_after]
-        if left:
-            self._remove(min(left, key=lambda stream: stream.touched))
-        return bool(left)
-
-    def _check_playing(self, stream: Stream) -> None:
-        if self.draining:
-            raise Full("this server is shutting down; save your take, and play it on when it is back")
-        room, playing = self.capacity(), self.num_playing()
-        if not stream.active and playing >= room:
-            fps = self.model.cfg.fps
-            raise Full(
-                f"this device is full: it shows {room} stream{'s' * (room != 1)} at {fps:g} frames a second, and "
-                f"{playing} {'are' if playing != 1 else 'is'} playing; try again when one has paused"
-            )
-
     # ---- in the engine's thread ------------------------------------------------------------------------------------
 
-    def _add(self, session: Session) -> Stream:
-        self._check_room()
-        stream = Stream(session=session, fps=self.model.cfg.fps)
+    def _add(self, make: Callable[[], Session], name: str | None = None) -> Stream:
+        self.room.check_open()
+        stream = Stream(session=make(), fps=self.model.cfg.fps)
+        stream.id = name or stream.id
         chunk = self.model.cfg.rollout.chunk * self.model.codec.time_factor
         stream.max_unsent = 2 * chunk
         self.streams[stream.id] = stream
         self.meters.count("sessions_total")
         return stream
+
+    def _resume(self, take: Take) -> Session:
+        return Session.resume(take, self.model, moment_bytes=self.cfg.moment_bytes)
 
     def _remove(self, stream: Stream) -> None:
         self.streams.pop(stream.id, None)
@@ -264,6 +231,7 @@ class Engine:
             stream.work = stream.wanted = None
         for done in stream.commands:
             settle(done.future, UserError("this session has ended; open another one"))
+        stream.session.park()  # whoever still holds the stream does not hold its cache
         stream.tell("ended")
 
     def _play(self, stream: Stream) -> None:
@@ -271,10 +239,8 @@ class Engine:
             raise UserError("this session has ended; open another one")
         if stream.playing:
             return
-        self._check_playing(stream)
-        stream.reel = None
-        stream.playing = True
-        stream.touched = stream.asked_to_play = stream.shown_until = time.monotonic()
+        self.room.check_playing(stream)
+        stream.begin_to_play()
 
     def _pause_all(self) -> None:
         for stream in self.streams.values():
@@ -395,32 +361,12 @@ class Engine:
         lane.fail(error)
 
     def _take_care(self, now: float) -> None:
-        """Park what idles, end what nobody wants, stop what has become too long."""
-        for stream in list(self.streams.values()):
-            idle = now - stream.touched
-            limit = self.cfg.park_after if stream.watched else min(self.cfg.park_after, self.cfg.park_unwatched_after)
-            if stream.playing and not stream.watched:
-                stream.playing, stream.reel = False, None
-            if stream.playing and stream.session.num_chunks * self._chunk_minutes() >= self.cfg.max_minutes:
-                stream.playing = False
-                stream.tell(
-                    "limit", f"a stream lasts at most {self.cfg.max_minutes:g} minutes here; save it, or rewind"
-                )
-            if not stream.active and stream.work is None and not stream.session.is_parked and idle > limit:
-                stream.session.park()
-                self.meters.count("parked_total")
-                stream.tell("parked")
-            # a session that made nothing is not worth coming back to
-            if not stream.watched and idle > (self.cfg.forget_after if stream.session.num_chunks else limit):
-                self._remove(stream)
+        self.room.take_care(now)
         for job in list(self.jobs.values()):
             if job.ended and now - job.born > self.cfg.forget_after:
                 del self.jobs[job.id]
                 if isinstance(job.result, Path):
                     job.result.unlink(missing_ok=True)
-
-    def _chunk_minutes(self) -> float:
-        return self.model.cfg.rollout.chunk * self.model.codec.time_factor / self.model.cfg.fps / 60
 
     def _warm_up(self) -> None:
         """Everything once, before anybody waits for it: kernels, caches, and how long a pass takes alone and shared."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from causvid.errors import UserError
 from causvid.rollout import Pass
 from causvid.session import Chunk, Session
 from causvid.take import Shown
@@ -74,7 +75,10 @@ class Stream(Lane):
     epoch: int = 0  # counts what makes chunks from before obsolete: rewinds, replays
     shown_until: float = 0.0  # when the frames made so far have been shown
     asked_to_play: float | None = None
+    began_to_play: float = 0.0
     chunk_latency: float = 0.2
+    speed: float = 1.0  # share of real time that it reaches, or of its pace if that is slower
+    was_told_slow: bool = False
     commands: deque[Done] = field(default_factory=deque)
     inbox: deque[np.ndarray] = field(default_factory=deque)  # frames to restyle, from other threads
     source_ends: bool = False  # it was a file: what cannot fill a chunk ends it
@@ -93,6 +97,11 @@ class Stream(Lane):
     @property
     def active(self) -> bool:
         return self.playing or self.reel is not None
+
+    def begin_to_play(self) -> None:
+        self.playing, self.reel = True, None
+        self.speed, self.was_told_slow = 1.0, False
+        self.touched = self.asked_to_play = self.began_to_play = self.shown_until = time.monotonic()
 
     # ---- as a lane -------------------------------------------------------------------------------------------------
 
@@ -154,12 +163,15 @@ class Stream(Lane):
         return next(reel, None)
 
     def _deliver(self, chunk: Chunk | Shown, now: float) -> None:
-        self.chunk_latency += 0.2 * (now - self._began - self.chunk_latency)
-        seconds = len(chunk.frames) / self.fps / (self.pace or 1.0)
+        took, length = now - self._began, len(chunk.frames) / self.fps
+        self.chunk_latency += 0.2 * (took - self.chunk_latency)
+        # a chunk is begun when it is due, so what it takes longer than it lasts is the device's lack of time
+        self.speed += 0.5 * (min(1.0, length / min(1.0, self.pace or 1.0) / took) - self.speed)
+        seconds = length / (self.pace or 1.0)
         late = now - self.shown_until
         self.shown_until = max(self.shown_until, now) + seconds
         # begun late enough that a new prompt is seen soon, early enough that the picture does not stop
-        self.lead = min(max(0.08, 1.4 * self.chunk_latency + 0.03), len(chunk.frames) / self.fps)
+        self.lead = min(max(0.08, 1.4 * self.chunk_latency + 0.03), length)
         waited = None
         if self.asked_to_play is not None:
             waited, self.asked_to_play = now - self.asked_to_play, None
@@ -209,6 +221,9 @@ class Job(Lane):
 
 def settle(future: Future, result: Any) -> None:
     """Whoever waited may have gone away."""
+    if isinstance(result, UserError):
+        # where it was raised says nothing, and its frames would hold the session until a collection of garbage
+        result = result.with_traceback(None)
     if future.set_running_or_notify_cancel():
         if isinstance(result, Exception):
             future.set_exception(result)

@@ -28,7 +28,13 @@ class Meters:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def saw_pass(self, rows: int, seconds: float) -> None:
-        self.pass_seconds.setdefault(rows, Smooth()).add(seconds)
+        seen = self.pass_seconds.setdefault(rows, Smooth())
+        before = seen.value
+        seen.add(seconds)
+        if before and seen.value:  # what slows batches of one size slows those of all sizes
+            for size, other in self.pass_seconds.items():
+                if size != rows and other.value:
+                    other.value *= seen.value / before
         with self.lock:
             self.counts["passes_total"] += rows
             self.counts["batches_total"] += 1
@@ -38,14 +44,13 @@ class Meters:
         with self.lock:
             self.counts[name] += amount
 
-    def chunk_seconds(self, passes: int, rows: int) -> float | None:
-        """How long the device works for one chunk of one stream while `rows` streams share batches; None if never
-        seen."""
+    def chunk_seconds(self, passes: int) -> float | None:
+        """How long the device works for one chunk of one stream while streams share batches as large as any that was
+        seen; None before there was one."""
         known = {size: s.value for size, s in self.pass_seconds.items() if s.value is not None}
         if not known:
             return None
-        size = min(known, key=lambda s: (abs(s - rows), s))
-        return passes * known[size] / size + (self.chunk_overhead.value or 0.0)
+        return passes * known[max(known)] / max(known) + (self.chunk_overhead.value or 0.0)
 
     def prometheus(self, gauges: dict[str, float]) -> str:
         """Text in the exposition format, version 0.0.4."""

@@ -20,8 +20,9 @@ from typing import Any, Protocol, runtime_checkable
 from causvid import media
 from causvid.errors import UserError
 from causvid.serve import frames
-from causvid.serve.engine import Engine, Full
+from causvid.serve.engine import Engine
 from causvid.serve.lanes import Stream
+from causvid.serve.room import Full
 from causvid.session import Chunk, StreamOptions
 from causvid.situation import read_options
 
@@ -53,6 +54,7 @@ class Limits:
     messages_per_second: float = 60.0  # pictures of a camera included
     burst: int = 240
     mistakes: int = 50  # wrong messages after which a socket is closed
+    news_characters: int = 2 << 20  # that wait for a reader
     jpeg_quality: int = 88
     source_chunks: int = 3  # of frames that may wait to be restyled
 
@@ -90,12 +92,14 @@ class Viewer:
         self.stream: Stream | None = None
         self._loop = asyncio.get_running_loop()
         self._news: deque[str] = deque()
+        self._news_size = 0  # characters
         self._frames: deque[bytes] = deque(maxlen=3 * self._chunk_frames())
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Future] = set()
         self._in_order = asyncio.Lock()
         self._bucket = Bucket(limits.messages_per_second, limits.burst)
         self._mistakes = 0
+        self._num_heard = self._num_shown = 0  # chunks from the engine, and those of them compressed or dropped
         self._closed = False
 
     def _chunk_frames(self) -> int:
@@ -139,10 +143,12 @@ class Viewer:
         """Do what a message asks; a mistake in it is told, and is nobody else's."""
         try:
             await handle()
-        except Full as error:
-            self._tell({"type": "full", "message": str(error)})
         except UserError as error:
-            await self._mistake(str(error))
+            error.__traceback__ = None  # its frames hold the session, and it is in a cycle with them
+            if isinstance(error, Full):
+                self._tell({"type": "full", "message": str(error)})
+            else:
+                await self._mistake(str(error))
         except Exception:
             log.exception("a message failed")
             self.engine.meters.count("failures_total")
@@ -164,7 +170,9 @@ class Viewer:
                 self._wake.clear()
                 while self._news or self._frames:
                     if self._news:
-                        await self.socket.send_text(self._news.popleft())
+                        text = self._news.popleft()
+                        self._news_size -= len(text)
+                        await self.socket.send_text(text)
                     else:
                         await self.socket.send_bytes(self._frames.popleft())
                         if not self._frames:
@@ -173,8 +181,10 @@ class Viewer:
             self._closed = True
 
     def _tell(self, news: dict[str, Any]) -> None:
-        if len(self._news) < 1000:  # a reader that takes nothing is owed nothing
-            self._news.append(json.dumps(news))
+        text = json.dumps(news)
+        if self._news_size + len(text) <= self.limits.news_characters:  # a reader that takes nothing is owed nothing
+            self._news.append(text)
+            self._news_size += len(text)
         self._wake.set()
 
     # ---- from the engine ---------------------------------------------------------------------------------------------
@@ -182,6 +192,7 @@ class Viewer:
     def _listen(self, stream: Stream, kind: str, what: Any) -> None:
         """In the engine's thread."""
         if kind == "chunk":
+            self._num_heard += 1
             what = (*what, stream.session.num_chunks, stream.epoch)
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._hear, stream, kind, what)
@@ -194,9 +205,11 @@ class Viewer:
     async def _pass_on(self, stream: Stream, kind: str, what: Any) -> None:
         async with self._in_order:  # news must not overtake pictures that are being compressed
             if stream is not self.stream or self._closed:
+                self._num_shown += kind == "chunk"
                 return
             if kind == "chunk":
                 await self._show(stream, *what)
+                self._num_shown += 1
                 return
             if kind in ("rewound", "replaying"):
                 self._frames.clear()
@@ -392,7 +405,7 @@ class Viewer:
         return self.stream
 
     async def _attach_by_id(self, session: str) -> None:
-        stream = self.engine.streams.get(session)
+        stream = await self.engine_call(self.engine.find(session))
         if stream is None:
             self._tell({"type": "ended", "message": "this session has ended; open another one"})
             return
@@ -402,17 +415,20 @@ class Viewer:
         self._detach()
         stream.tell("replaced")
         self.stream = stream
-        stream.num_unsent = lambda: len(self._frames)
+        stream.num_unsent = self._num_unsent
         stream.listener = self._listen
         stream.touched = time.monotonic()
         self._frames.clear()
         self._tell_state()
 
+    def _num_unsent(self) -> int:
+        return len(self._frames) + self._chunk_frames() * (self._num_heard - self._num_shown)
+
     def _detach(self) -> None:
         """Nobody watches: the stream pauses, and is parked in a while."""
         stream, self.stream = self.stream, None
         if stream is not None and stream.listener == self._listen:
-            stream.listener = None
+            stream.listener, stream.num_unsent = None, int
             stream.touched = time.monotonic()
             self.engine.pause(stream)
 
@@ -440,7 +456,8 @@ def describe(stream: Stream) -> dict[str, Any]:
         "pace": stream.pace,
         "restyles": session.restyles,
         "chunks": session.num_chunks,
-        "parked": session.is_parked,
+        "parked": session.is_parked and session.num_chunks > 0,
+        "speed": round(stream.speed, 2),
         "events": [{"chunk": event.chunk, "kind": event.kind, **event.value} for event in events[-200:]],
     }
 

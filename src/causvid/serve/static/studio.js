@@ -121,7 +121,7 @@ class Pane {
       if (equal) say(`Replayed ${known.length} chunks, equal to the last bit.`, true);
     });
     on("rewound", () => this.mark(null));
-    for (const kind of ["full", "limit", "error", "replaced", "draining"]) on(kind, ({ message }) => say(message));
+    for (const kind of ["full", "slow", "limit", "error", "replaced", "draining"]) on(kind, ({ message }) => say(message));
     on("ended", () => status("bad", "this session has ended"));
     on("lost", () => status("bad", "connection lost, trying again"));
     on("connected", () => this.showState(this.stream.state));

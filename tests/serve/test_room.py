@@ -1,0 +1,249 @@
+"""Who may come in and who makes room: memory that is bounded and comes back, and a device that becomes slower."""
+
+import contextlib
+import dataclasses
+import gc
+import time
+import weakref
+from functools import partial
+
+import pytest
+import torch
+
+from causvid.errors import UserError
+from causvid.serve.engine import Engine, EngineConfig
+from causvid.serve.frames import digest
+from causvid.serve.room import Full
+from causvid.session import MAX_WAITING, StreamOptions
+from live_server import running
+from tiny_models import random_model
+
+CFG = EngineConfig(max_playing=4, max_sessions=6, warm_up=False, threads=1)
+
+
+@contextlib.contextmanager
+def engine_of(model=None, **changes):
+    engine = Engine(model or random_model(), dataclasses.replace(CFG, **changes))
+    engine.start()
+    engine.ready.wait()
+    try:
+        yield engine
+    finally:
+        engine.stop()
+
+
+def watched(engine, seed=0, pace=None):
+    """A stream that plays, and the list that grows with its news."""
+    stream, news = engine.open("a red car", seed, StreamOptions()).result(20), []
+    stream.listener = lambda _, kind, what: news.append((kind, what))
+    stream.pace = pace
+    engine.play(stream).result(20)
+    return stream, news
+
+
+def wait_until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "this did not happen in time"
+        time.sleep(0.01)
+
+
+def storages(*things):
+    """Bytes of all tensors that can be reached from some values, each storage once."""
+    sizes, waiting, seen = {}, list(things), set()
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, torch.Tensor):
+            sizes[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+        elif isinstance(thing, dict):
+            waiting += thing.values()
+        elif isinstance(thing, list | tuple):
+            waiting += thing
+        elif dataclasses.is_dataclass(thing):
+            waiting += [getattr(thing, field.name) for field in dataclasses.fields(thing)]
+    return sum(sizes.values())
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_knows_what_it_holds():
+    """Counted as it grows, against a walk through everything it has; and after it went back, or freed its cache."""
+    session = random_model().session("a red car", seed=1)
+    assert session.nbytes == 0, "nothing is allocated before the first chunk"
+
+    def walked():
+        cache = 0 if session.is_parked else session.cache_bytes
+        records = [(r.latents, r.source, r.after.words) for r in session.history.records]
+        moments = [(m.rollout.cache, m.decoder) for m in session.history.moments]
+        return cache + storages(records) + storages(moments)
+
+    for index in range(10):
+        if index in (2, 6):
+            session.set_prompt(f"a blue bus {index}", blend=3)
+        session.next_chunk()
+        assert session.nbytes == walked()
+    assert session.cache_bytes == session.rollout.cache.nbytes
+    session.rewind(5)
+    assert session.nbytes == walked()
+    session.park()
+    assert session.nbytes == walked() < session.cache_bytes
+
+
+def test_what_an_endless_stream_holds_grows_by_its_latents_only():
+    session = random_model().session("a red car")
+    session.history.moment_bytes = 1 << 20
+    held = []
+    for _ in range(24):
+        latents = session.next_chunk().latents.nbytes
+        held.append(session.nbytes - session.history.nbytes_of_moments)
+    assert {b - a for a, b in zip(held[1:], held[2:])} == {latents}
+    assert session.history.nbytes_of_moments <= 1 << 20
+
+
+def test_whoever_leaves_takes_his_session_with_him():
+    """Refused, closed, or gone without a word: nothing but the shelf's names stays, and no collector is needed."""
+    cfg = dataclasses.replace(CFG, max_playing=1, park_unwatched_after=0.2, forget_after=0.3)
+    gc.collect()
+    gc.disable()
+    try:
+        with running(cfg=cfg) as server:
+            sessions = []
+            for turn in range(4):
+                with server.client() as plays, server.client() as refused:
+                    plays.send("open", prompt="a red car", pace=None)
+                    plays.chunks(2)
+                    refused.send("open", prompt="a red car", seed=turn)
+                    refused.wait_for("full")
+                    sessions += [weakref.ref(stream.session) for stream in server.engine.streams.values()]
+                    refused.send("rewind", to=-1)
+                    refused.wait_for("error")
+                    refused.send("close")
+                    refused.wait_for("ended")
+                    if turn % 2:
+                        plays.send("close")
+                        plays.wait_for("ended")
+                server.wait_until(lambda: not server.engine.streams)
+            assert len(sessions) >= 8
+            server.wait_until(lambda: not any(session() for session in sessions), 5)
+    finally:
+        gc.enable()
+
+
+def test_within_a_budget_idle_caches_go_first_then_sessions_nobody_watches_and_they_come_back():
+    one = random_model().session("a red car").cache_bytes
+    with engine_of(session_bytes=int(2.6 * one), moment_bytes=0) as engine:
+        first, _ = watched(engine, seed=3)
+        wait_until(lambda: first.session.num_chunks >= 2)
+        engine.pause(first).result(20)
+        wait_until(lambda: first.work is None)
+        made = first.session.num_chunks
+        second, _ = watched(engine, seed=4, pace=8)
+        wait_until(lambda: second.session.num_chunks >= 1)
+        third, _ = watched(engine, seed=5, pace=8)
+        assert first.session.is_parked and not second.session.is_parked, "one that pauses makes room"
+        wait_until(lambda: third.session.num_chunks >= 1)
+        fourth = engine.open("a red car", 6, StreamOptions()).result(20)
+        with pytest.raises(Full, match="all of its"):
+            engine.play(fourth).result(20)
+        assert engine.room.nbytes <= engine.cfg.session_bytes
+
+        # nobody watches the first one: it goes to disk, and is found there under its name
+        first.listener = None
+        engine.call(lambda: engine.room.put_away(first)).result(20)
+        assert first.id not in engine.streams and len(engine.room.shelf) == 1
+        for stream in (second, third):
+            engine.close(stream).result(20)
+        back = engine.find(first.id).result(20)
+        assert back.id == first.id and back.session.num_chunks == made and len(engine.room.shelf) == 0
+        chunks = []
+        back.listener = lambda _, kind, what: chunks.append(what[0]) if kind == "chunk" else None
+        engine.play(back).result(20)
+        wait_until(lambda: chunks)
+        alone = random_model().session("a red car", seed=3)
+        assert digest([alone.next_chunk() for _ in range(made + 1)][-1].frames) == digest(chunks[0].frames)
+        assert engine.find("nobody").result(20) is None
+
+
+def test_the_shelf_keeps_to_its_size_too():
+    with engine_of(shelf_bytes=40_000) as engine:
+        for seed in range(6):
+            stream, news = watched(engine, seed)
+            while len(news) < 3:
+                time.sleep(0.01)
+            stream.listener = None
+            engine.call(partial(engine.room.put_away, stream)).result(20)
+        assert 0 < engine.room.shelf.nbytes <= 40_000 and 0 < len(engine.room.shelf) < 6
+        engine.room.shelf.forget(0.0)
+        assert len(engine.room.shelf) == 0
+
+
+def test_changes_do_not_pile_up():
+    session = random_model().session("a red car")
+    for seed in range(MAX_WAITING):
+        session.change(seed=seed)
+    with pytest.raises(UserError, match="let it be made first"):
+        session.change(seed=1)
+    session.next_chunk()
+    session.change(seed=2)
+
+
+# ---- time ------------------------------------------------------------------------------------------------------------
+
+
+class Slow:
+    """A device that takes `seconds` for every row of a batch."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self.model = random_model()
+        # quarters of a second, so that the tests are short
+        self.model.cfg = dataclasses.replace(self.model.cfg, fps=48)
+        self.model.need_student().register_forward_pre_hook(lambda _, args: time.sleep(self.seconds * len(args[0])))
+
+
+def test_as_many_play_as_the_device_shows_and_one_more_is_told():
+    device = Slow(0.25 / 5 / 4.6)  # four in real time, and a little more
+    with engine_of(device.model, max_playing=None, warm_up=True) as engine:
+        assert 2 <= engine.room.capacity() <= 4
+        streams = []
+        with pytest.raises(Full, match="this device is full: it shows"):
+            for seed in range(6):
+                streams.append(watched(engine, seed, pace=1.0)[0])
+                time.sleep(0.3)
+        assert 2 <= len(streams) <= 4
+        time.sleep(1.0)
+        assert min(stream.speed for stream in streams) > 0.8, "those that were let in are in real time"
+
+
+def test_a_device_that_becomes_slower_slows_all_alike_tells_them_and_pauses_the_newest():
+    device = Slow(0.002)
+    cfg = dict(max_playing=None, warm_up=True, pause_every=2.0, pause_below=0.75)
+    with engine_of(device.model, **cfg) as engine:
+        opened = []
+        for seed in range(4):
+            opened.append(watched(engine, seed, pace=1.0))
+            time.sleep(0.05)
+        streams = [stream for stream, _ in opened]
+        wait_until(lambda: all(stream.session.num_chunks > 2 for stream in streams))
+        device.seconds = 0.25 / 5 / 2.2  # two in real time, and a little more
+        wait_until(lambda: all(any(kind == "slow" for kind, _ in news) for _, news in opened))
+        before = [stream.session.num_chunks for stream in streams]
+        assert engine.room.capacity() < 4
+        with pytest.raises(Full):
+            watched(engine, 9)
+        wait_until(lambda: not streams[-1].playing)
+        got = [stream.session.num_chunks - start for stream, start in zip(streams, before)]
+        assert max(got) - min(got) <= 1, "all had the same share until then"
+        kinds = [kind for kind, _ in opened[-1][1]]
+        assert kinds.count("full") == 1 and all(stream.playing for stream in streams[:2])
+        told = next(what for kind, what in opened[-1][1] if kind == "full")
+        assert "has become too slow for 4 streams" in told
+
+        device.seconds = 0.002  # it recovers, and the newest may play on
+        wait_until(lambda: engine.room.capacity() >= 4 and not engine.room.is_behind)
+        engine.play(streams[-1]).result(20)
+        wait_until(lambda: streams[-1].playing)
