@@ -109,6 +109,7 @@ VISTA = TeacherConfig(
     ),
     optim=OptimConfig(lr=1.5e-3, muon=False, decay_from=0.45),
     ema_decay=0.998,
+    compile=True,
 )
 PRESETS = {"vista": VISTA}
 
