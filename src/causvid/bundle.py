@@ -26,7 +26,8 @@ from causvid.noise import chunk_noise
 from causvid.rollout import RolloutConfig
 from causvid.session import Session, StreamOptions, frames_from_video
 from causvid.shapes import FrameSigma, Latents, Text
-from causvid.text import TextEncoder, clean_prompt
+from causvid.text import TextEncoder, Understood, clean_prompt
+from causvid.text.vista import VistaText
 
 SPEC_FILE = "model.json"
 
@@ -112,11 +113,16 @@ class Model:
 
     # ---- text --------------------------------------------------------------------------------------------------
 
+    def understand(self, prompt: str) -> Understood:
+        """A prompt, checked, in the words that the text encoder is given, and what a user should know about that."""
+        checked = clean_prompt(prompt, allow_empty=self.cfg.allow_empty_prompt)
+        return self.text.understand(checked) if isinstance(self.text, VistaText) else Understood(checked)
+
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Text:
-        """Prompts, checked, as the rows a network reads."""
-        checked = [clean_prompt(p, allow_empty=self.cfg.allow_empty_prompt) for p in prompts]
-        return self.text(checked).to(device=self.device, dtype=self.dtype)
+        """Prompts, checked and understood, as the rows a network reads."""
+        texts = [self.understand(prompt).text for prompt in prompts]
+        return self.text(texts).to(device=self.device, dtype=self.dtype)
 
     @torch.no_grad()
     def remember(self, prompt: str) -> TextMemory:

@@ -26,7 +26,7 @@ from causvid.cli_options import (
     read_dtype,
     show_progress,
     stream_to_file,
-    tell_unknown_words,
+    tell_understood,
 )
 from causvid.errors import UserError
 
@@ -74,7 +74,7 @@ def generate(
     if teacher and timeline:
         raise UserError("the teacher makes a clip as a whole and cannot change its prompt; leave out --teacher or --at")
     loaded = load_model(model, device, student, recipe, lora, size)
-    tell_unknown_words(loaded, [prompt, *(text for _, text in timeline)])
+    tell_understood(loaded, [prompt, *(text for _, text in timeline)])
     if teacher:
         frames = _sample(loaded, prompt, seconds, steps, guidance, seed)
         media.write_video(out, frames, loaded.cfg.fps)

@@ -113,19 +113,11 @@ def read_change(text: str) -> tuple[float, str]:
     return read_time(time), prompt.strip()
 
 
-def tell_unknown_words(model: Any, prompts: Sequence[str]) -> None:
-    """Vista knows a few hundred words. The others are not ignored silently."""
-    from causvid.text import clean_prompt
-
-    checked = [clean_prompt(prompt, allow_empty=model.cfg.allow_empty_prompt) for prompt in prompts]
-    if model.cfg.text != "vista":
-        return
-    from causvid.worlds.vista import parse_caption
-
-    for prompt in checked:
-        for word, near in parse_caption(prompt).unknown:
-            hint = f"; near it: {', '.join(near)}" if near else ""
-            typer.echo(f"causvid: '{model.cfg.name}' does not know the word '{word[:40]}'{hint}", err=True)
+def tell_understood(model: Any, prompts: Sequence[str]) -> None:
+    """Vista knows a few hundred words. The others are not replaced or ignored silently."""
+    for prompt in prompts:
+        for note in model.understand(prompt).notes:
+            typer.echo(f"causvid: {note}", err=True)
 
 
 def stream_to_file(

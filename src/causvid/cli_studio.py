@@ -16,7 +16,7 @@ from causvid.cli_options import (
     load_model,
     show_progress,
     stream_to_file,
-    tell_unknown_words,
+    tell_understood,
 )
 from causvid.errors import UserError
 
@@ -46,7 +46,7 @@ def animate(
     media.check_output(out)
     picture = media.read_image(image)
     loaded = load_model(model, device)
-    tell_unknown_words(loaded, [prompt])
+    tell_understood(loaded, [prompt])
     session = loaded.session(prompt, seed=seed, **given(steps=steps))
     session.begin_with_image(picture, how)
     stream_to_file(session, out, seconds)
@@ -68,7 +68,7 @@ def extend(
 
     media.check_output(out)
     loaded = load_model(model, device)
-    tell_unknown_words(loaded, [prompt])
+    tell_understood(loaded, [prompt])
     frames = media.read_video(video, loaded.cfg.fps)
     session = loaded.session(prompt, seed=seed, **given(steps=steps))
     session.extend(frames)
@@ -92,7 +92,7 @@ def restyle(
 
     media.check_output(out)
     loaded = load_model(model, device)
-    tell_unknown_words(loaded, [prompt])
+    tell_understood(loaded, [prompt])
     frames = media.read_video(video, loaded.cfg.fps)
     session = loaded.session(prompt, seed=seed)
     session.restyle(strength if strength == "motion" else _number(strength))

@@ -46,6 +46,7 @@ from causvid.situation import (
 from causvid.sources import MotionStrength, Source, encode_clip, encode_image, levels_from
 from causvid.stopwatch import Stopwatch
 from causvid.take import ChunkNote, Cut, Event, EventKind, Kind, Take
+from causvid.text import Understood
 
 if TYPE_CHECKING:
     from causvid.bundle import Model
@@ -148,6 +149,11 @@ class Session:
         """The prompt that was asked for last."""
         asked = [event.value["text"] for event in self._waiting if event.kind == "prompt"]
         return asked[-1] if asked else self.now.prompt
+
+    @property
+    def understood(self) -> Understood:
+        """How the prompt that was asked for last is read, and what to know about that."""
+        return self.model.understand(self.prompt)
 
     @property
     def asked(self) -> Situation:

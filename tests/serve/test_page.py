@@ -177,6 +177,7 @@ def test_what_is_recorded_becomes_a_movie(page):
 def test_one_key_changes_one_thing_of_a_prompt(page):
     words = """import('/static/prompt.js').then(({Words}) => { const words = new Words({
       vocabulary: ['a', 'red', 'car', 'drives', 'at', 'night', 'late', 'in', 'the', 'rain'], examples: [], keys: {},
+      read_as: {ship: 'boat'},
       groups: {light: {day: ['during the day'], night: ['at night', 'late at night']}, weather: {rain: ['in the rain']}}
     }); return %s })"""
     for prompt, group, value, expected in [
@@ -191,7 +192,8 @@ def test_one_key_changes_one_thing_of_a_prompt(page):
         ("midnight car", "light", "night", "midnight car at night"),
     ]:
         assert page.run(words % f"words.change('{prompt}', '{group}', '{value}')") == expected
-    assert page.run(words % "words.unknown('a red dragon, in the rain')") == ["dragon"]
+    assert page.run(words % "words.unknown('a red dragon, in the ship')") == ["dragon"]
+    assert page.run(words % "words.replaced('a red ship, in the rain')") == ["ship is read as boat"]
     assert page.run(words % "words.complete('a red car dr', 12).map(offer => offer.text)") == ["drives"]
 
 

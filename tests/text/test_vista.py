@@ -4,9 +4,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import causvid
 from causvid.errors import UserError
 from causvid.text import TextEncoder
 from causvid.text.vista import COMMA, END, FIRST_WORD, PAD, UNKNOWN, VistaText, VistaTextConfig, split_words
+from causvid.worlds import vista
 
 WORDS = ["a", "red", "blue", "car", "bird", "hot-air", "balloon", "with", "nearby", "hops"]
 CFG = VistaTextConfig(width=32, ffn_width=64, num_layers=2, num_heads=2, length=12)
@@ -75,3 +77,39 @@ def test_what_it_writes_it_reads(encoder, tmp_path):
     again = VistaText.load(tmp_path / "text.safetensors")
     assert torch.equal(again(["a red car, hops"]), encoder(["a red car, hops"]))
     assert [p.name for p in tmp_path.iterdir()] == ["text.safetensors"]
+
+
+def test_what_people_say_besides_is_read_in_words_of_captions():
+    encoder = VistaText(CFG, [*WORDS, "boat", "city", "in"])
+    understood = encoder.understand("A red ship in town, with a carr and a xylophone")
+    assert understood.text == "a red boat in city, with a carr and a xylophone"
+    assert understood.read_as == {"ship": "boat", "town": "city"}
+    assert understood.unknown == {"carr": ("car",), "and": (), "xylophone": ()} and understood.num_lost == 1
+    assert understood.notes[:3] == [
+        "'ship' is read as 'boat'",
+        "'town' is read as 'city'",
+        "the word 'carr' is not known; near it: car",
+    ]
+    assert encoder.understand("a toy car").notes == ["'toy' is left out"]
+    assert encoder.understand("toy").text == "toy", "something must be left"
+    assert encoder.understand(" ".join(["red"] * 14)).notes == ["the last 3 words do not fit; shorten the prompt"]
+
+
+def test_captions_are_read_as_they_are():
+    encoder = VistaText(CFG, vista.vocabulary())
+    for split in vista.SPLITS:
+        for seed in range(40):
+            text = vista.caption(vista.sample_scene(seed, split), seed, split)
+            assert encoder.understand(text).text == text and not encoder.understand(text).unknown, text
+
+
+def test_every_way_to_a_network_goes_through_it():
+    """Python, the commands and the server all embed through the model."""
+    model = causvid.load("vista")
+    plain = model.text(["a red boat in city"])
+    assert torch.equal(model.embed(["A red ship in town!"]), plain.to(model.dtype))
+    session = model.session("a red ship in town")
+    assert torch.equal(session.now.words.rows, plain.to(model.dtype))
+    assert session.prompt == "a red ship in town" and session.understood.text == "a red boat in city"
+    session.set_prompt("a red vessel")
+    assert session.understood.notes == ["'vessel' is read as 'boat'"]

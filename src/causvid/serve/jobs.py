@@ -61,7 +61,8 @@ def generation(
                 job.progress = min(made / wanted, 1.0)
         return path
 
-    return Job(what="generate", make=make)
+    notes = [note for text in (prompt, *(text for _, text, _ in changes)) for note in model.understand(text).notes]
+    return Job(what="generate", make=make, notes=notes)
 
 
 def movie_of(model: Model, results: Results, take: Take, start: int, stop: int, suffix: str = ".mp4") -> Job:
@@ -84,6 +85,8 @@ def movie_of(model: Model, results: Results, take: Take, start: int, stop: int, 
 
 def describe(job: Job) -> dict[str, Any]:
     about: dict[str, Any] = {"job": job.id, "what": job.what, "state": job.state, "progress": round(job.progress, 3)}
+    if job.notes:
+        about["notes"] = job.notes
     if job.error:
         about["error"] = job.error
     if job.state == "done":

@@ -187,6 +187,7 @@ class Job(Lane):
     weight: float = 0.25
     what: str = "job"
     make: Callable[[Job], Work] = None  # type: ignore[assignment]
+    notes: list[str] = field(default_factory=list)  # what there is to know about how its prompts are read
     state: str = "waiting"  # waiting, running, done, failed, cancelled
     progress: float = 0.0
     error: str | None = None

@@ -20,11 +20,13 @@ KEYS = {
 
 
 def of(model: Model) -> dict[str, Any]:
-    """examples: prompts. vocabulary: single words. groups: phrases that exclude each other, by name and value. keys."""
+    """examples: prompts. vocabulary: single words, and read_as: others that are read as some of them. groups: phrases
+    that exclude each other, by name and value. keys: what changes one of them."""
     if not isinstance(model.text, VistaText):
         return {
             "examples": ["a city street in the rain", "a red car at night"],
             "vocabulary": [],
+            "read_as": {},
             "groups": {},
             "keys": {},
         }
@@ -42,6 +44,7 @@ def of(model: Model) -> dict[str, Any]:
     return {
         "examples": [caption_at(sample_scene(seed), 0.0, seed, drop=0.15) for seed in range(40)],
         "vocabulary": sorted(model.text.vocabulary),
+        "read_as": phrases.SYNONYMS,
         "groups": {
             name: {value: list(dict.fromkeys(words)) for value, words in values.items()}
             for name, values in groups.items()

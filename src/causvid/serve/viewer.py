@@ -325,6 +325,7 @@ class Viewer:
         stream = await self.engine_call(self.engine.open(prompt, seed, options))
         stream.pace = pace
         self._attach(stream)
+        self._tell_understood(stream)
         if play:
             await self._do_play({})
 
@@ -344,6 +345,7 @@ class Viewer:
     async def _do_prompt(self, message: dict[str, Any]) -> None:
         text, mode, blend = self.check_prompt(message.get("text")), message.get("mode", "keep"), message.get("blend", 0)
         await self._ask(lambda session: session.set_prompt(text, mode, blend))
+        self._tell_understood(self._need_stream())
         self._tell_state()
 
     async def _do_set(self, message: dict[str, Any]) -> None:
@@ -431,6 +433,13 @@ class Viewer:
             stream.listener, stream.num_unsent = None, int
             stream.touched = time.monotonic()
             self.engine.pause(stream)
+
+    def _tell_understood(self, stream: Stream) -> None:
+        """How a prompt is read, if that is not word by word."""
+        understood = stream.session.understood
+        if understood.notes:
+            news = {"type": "understood", "prompt": stream.session.prompt, "text": understood.text}
+            self._tell(news | {"notes": understood.notes})
 
     def _tell_state(self) -> None:
         stream = self.stream

@@ -1,6 +1,7 @@
 """Text encoders: prompts in, rows of a fixed width out; and the check that every prompt from outside passes first."""
 
 import unicodedata
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from causvid.errors import UserError
@@ -19,6 +20,30 @@ class TextEncoder(Protocol):
     def __call__(self, prompts: list[str]) -> Text:
         """One [Y, D_text] block per prompt; what the rows past a prompt's end hold is the encoder's own convention."""
         ...
+
+
+@dataclass(frozen=True)
+class Understood:
+    """How a prompt is read: in which words, and what of it is lost."""
+
+    text: str  # what the encoder is given
+    read_as: dict[str, str] = field(
+        default_factory=dict
+    )  # words of the prompt -> words that were taught; '' is left out
+    unknown: dict[str, tuple[str, ...]] = field(default_factory=dict)  # words that say nothing -> words spelt like them
+    num_lost: int = 0  # words at the end that do not fit
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know about it, in sentences."""
+        out = [f"'{word}' is read as '{known}'" if known else f"'{word}' is left out" for word, known in
+               self.read_as.items()]  # fmt: skip
+        for word, near in self.unknown.items():
+            hint = f"; near it: {', '.join(near)}" if near else ""
+            out.append(f"the word '{word[:40]}' is not known{hint}")
+        if self.num_lost:
+            out.append(f"the last {self.num_lost} words do not fit; shorten the prompt")
+        return out
 
 
 def clean_prompt(text: str | bytes, *, allow_empty: bool = False, max_characters: int = MAX_PROMPT_CHARACTERS) -> str:

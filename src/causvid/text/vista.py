@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -20,9 +21,11 @@ from causvid.atomic import all_or_nothing, write_tensors
 from causvid.errors import UserError
 from causvid.shapes import Text
 from causvid.tensor_files import load_strictly, read_tensors
+from causvid.text import Understood
 
 PAD, END, UNKNOWN, COMMA = 0, 1, 2, 3
 FIRST_WORD = 4  # words follow in the order of the vocabulary, which is part of the weights
+MAX_NEAR = 8  # unknown words of a prompt that similar ones are looked for
 
 _TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|[,;:.!?]")
 
@@ -93,6 +96,23 @@ class VistaText(nn.Module):
     def num_lost_words(self, prompt: str) -> int:
         """How many words at the end of a prompt do not fit."""
         return max(0, len(split_words(prompt)) - (self.length - 1))
+
+    def understand(self, prompt: str) -> Understood:
+        """A prompt of a person in words of captions, where they say the same: captions themselves are left as they are.
+
+        Whoever encodes prompts from outside calls this first (`Model.embed` does); training encodes captions."""
+        from causvid.worlds.vista.parsing import rephrase
+        from causvid.worlds.vista.phrases import SYNONYMS
+
+        read_as = {word: SYNONYMS[word] for word in split_words(prompt) if word in SYNONYMS}
+        text = rephrase(prompt) if read_as else prompt
+        if not split_words(text):  # nothing but words that can be left out
+            text, read_as = prompt, {}
+        unknown: dict[str, tuple[str, ...]] = dict.fromkeys(self.unknown_words(text), ())
+        near = {
+            word: tuple(get_close_matches(word, self.vocabulary, n=3, cutoff=0.76)) for word in [*unknown][:MAX_NEAR]
+        }
+        return Understood(text, read_as, unknown | near, self.num_lost_words(text))
 
     def forward(self, prompts: list[str]) -> Text:
         tokens = self.tokenize(prompts).to(self.places.device)

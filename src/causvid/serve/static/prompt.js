@@ -8,8 +8,8 @@ const wordAt = (text, place) => {
 const escape = (phrase) => phrase.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
 
 export class Words {
-  constructor({ vocabulary, groups, examples, keys }) {
-    Object.assign(this, { vocabulary, groups, examples, keys });
+  constructor({ vocabulary, read_as: readAs = {}, groups, examples, keys }) {
+    Object.assign(this, { vocabulary, readAs, groups, examples, keys });
     this.known = new Set(vocabulary.map((word) => word.toLowerCase()));
     this.phrases = Object.values(groups).flatMap((values) => Object.values(values).flat());
   }
@@ -30,10 +30,17 @@ export class Words {
     return [`${head.trimEnd()} ${phrase}`, ...rest].join(",").trim();
   }
 
+  split(prompt) {
+    return [...new Set(prompt.toLowerCase().match(/[\p{L}\p{N}]+(?:['-][\p{L}\p{N}]+)*/gu) ?? [])];
+  }
+
   unknown(prompt) {
-    if (!this.known.size) return [];
-    const words = prompt.toLowerCase().match(/[\p{L}\p{N}]+(?:['-][\p{L}\p{N}]+)*/gu) ?? [];
-    return [...new Set(words.filter((word) => !this.known.has(word)))];
+    return this.known.size ? this.split(prompt).filter((word) => !this.known.has(word) && !Object.hasOwn(this.readAs, word)) : [];
+  }
+
+  // Words of a prompt that were not taught, and what the server takes for them.
+  replaced(prompt) {
+    return this.split(prompt).filter((word) => Object.hasOwn(this.readAs, word) && this.readAs[word]).map((word) => `${word} is read as ${this.readAs[word]}`);
   }
 
   // What could follow: phrases that begin with the last words, then single words.
@@ -82,7 +89,10 @@ export class PromptBox {
 
   check() {
     const unknown = this.words.unknown(this.value);
-    this.note.textContent = unknown.length ? `Not in this model's vocabulary: ${unknown.join(", ")}` : "";
+    const notes = this.words.replaced(this.value);
+    if (unknown.length) notes.push(`not in this model's vocabulary: ${unknown.join(", ")}`);
+    const text = notes.join("; ");
+    this.note.textContent = text.slice(0, 1).toUpperCase() + text.slice(1);
   }
 
   offer() {
