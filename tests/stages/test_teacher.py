@@ -16,7 +16,7 @@ from causvid.models.dit import VideoDiTConfig
 from causvid.stages import teacher
 from causvid.stages.teacher import LengthConfig, Phase, Sitting, TeacherConfig, World, draw_levels, flow_loss
 from causvid.tensor_files import read_tensors
-from causvid.text.vista import VistaTextConfig
+from causvid.text.vista import VistaText, VistaTextConfig
 from causvid.training.optim import OptimConfig
 
 WORDS = ("red", "blue", "car")
@@ -194,3 +194,14 @@ def test_a_diverging_run_stops_in_words(data, tmp_path):
         sitting.teacher.model.blocks[0].ffn[0].weight.fill_(torch.inf)
     with pytest.raises(UserError, match=r"diverged at step 0; .* lower optim\.lr"):
         sitting.take_step(0.0)
+
+
+def test_an_encoder_that_has_learnt_already_is_left_as_it_is(data, tmp_path):
+    learnt = VistaText(config(data).text, WORDS)
+    learnt.save(tmp_path / "text.safetensors", torch.float32)
+    cfg = config(data, text_init=str(tmp_path / "text.safetensors"))
+    weights = teacher.train(cfg, tmp_path / "run", steps=3, world=WORLD)
+    kept, given = read_tensors(weights / "text.safetensors"), learnt.state_dict()
+    assert all(torch.equal(kept[name], given[name]) for name in given)
+    alone = teacher.train(config(data), tmp_path / "alone", steps=3, world=WORLD)
+    assert any(not torch.equal(read_tensors(alone / "text.safetensors")[name], given[name]) for name in given)

@@ -84,7 +84,9 @@ class TeacherConfig:
     compile: bool = False
     seed: int = 0
     init: str | None = None  # a checkpoint folder whose averaged weights to start from
-    text_init: str | None = None  # a text encoder to start from, as the stage `text` writes it
+    # An encoder that the stage `text` wrote: it is used as it is. Trained with the network, at the network's rate, it
+    # forgot within thousands of steps what it had learnt (docs/log.md). None: a new one, trained with the network.
+    text_init: str | None = None
     checkpoint_minutes: float = 5.0
     sample_minutes: float = 15.0
     sample_guidance: float = 3.0
@@ -109,6 +111,7 @@ VISTA = TeacherConfig(
     ),
     optim=OptimConfig(lr=1.5e-3, muon=False, decay_from=0.45),
     ema_decay=0.998,
+    text_init="local/text/weights/text.safetensors",
     compile=True,
 )
 PRESETS = {"vista": VISTA}
@@ -229,6 +232,7 @@ class Sitting:
             load_checkpoint(read_checkpoint(Path(cfg.init)), modules={"ema": self.teacher}, optimizers={})
         if cfg.text_init is not None:
             load_strictly(self.teacher.text, read_tensors(Path(cfg.text_init)), cfg.text_init)
+            self.teacher.text.requires_grad_(False)
         self.ema = EMA(deepcopy(self.teacher).shard(), cfg.ema_decay)
         self.teacher.shard()
         block = self.teacher.model.blocks[cfg.align_layer]
