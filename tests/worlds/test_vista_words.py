@@ -85,6 +85,8 @@ def test_rephrasing_leaves_only_words_of_captions():
         assert word not in said, word
         assert set(better.split()) <= known & said, word
     assert rephrase("A red ship, in town!") == "a red boat, in city,"
+    assert rephrase("it is snowing") == rephrase("it's snowing") == "it snows"
+    assert rephrase("the sky is red, it is raining") == "the sky is red, it rains"
 
 
 @cache

@@ -12,6 +12,7 @@ from causvid.worlds.vista.sampling import complete
 from causvid.worlds.vista.scene import LANES, LEGAL_MOTIONS, Event, Scene
 
 _TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|[,;:.!?]")
+_IS_FALLING = re.compile(r"(?:\s+is|['’]s)(?=\s+(?:snowing|raining)\b)", re.IGNORECASE)
 _SUITED = {("water", "floats"): "bobs", ("water", "drives"): "sails", ("air", "drives"): "flies"}
 _MARKS = frozenset(tuple(mark.split()) for mark in phrases.SECOND_MARKS)
 _THEN = frozenset(tuple(words.split()) for words in phrases.CONNECTIVES)
@@ -129,6 +130,7 @@ def _matches(words: list[str]) -> Iterator[_Match]:
 
 def rephrase(text: str) -> str:
     """A prompt in words that captions use, for a model that was trained on captions: "a ship" becomes "a boat"."""
+    text = _IS_FALLING.sub("", text)  # "it is snowing" becomes "it snows"
     words = [phrases.SYNONYMS.get(word, word) for word in tokens(text)]
     return " ".join(word for word in words if word).replace(" ,", ",")
 
