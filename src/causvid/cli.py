@@ -162,14 +162,19 @@ def world(
     ),
     num_clips: Annotated[int, typer.Option("--clips", "-n", help="How many clips.")] = 9,
     seed: Annotated[int, typer.Option(help="The first clip's seed.")] = 0,
-    split: Annotated[str, typer.Option(help="train, val, compose, paraphrase, timeline or revisit.")] = "train",
+    split: Annotated[str, typer.Option(help="train, val, compose, order, paraphrase, timeline or revisit.")] = "train",
+    kind: Annotated[
+        str, typer.Option(help="clips alone, or each with its sketch, its relight target, or both (controls).")
+    ] = "clips",
     size: Annotated[str, typer.Option(help="Pixels, as HEIGHTxWIDTH.")] = "64x112",
     num_frames: Annotated[int, typer.Option("--frames", help="Frames per clip, at 12 a second.")] = 81,
 ) -> None:
     """Render clips of Vista, the embedded world: movies, a contact sheet and captions to look at."""
     from causvid.worlds.vista.sheet import write_world
 
-    typer.echo(write_world(out, num_clips=num_clips, seed=seed, split=split, size=size, num_frames=num_frames))
+    typer.echo(
+        write_world(out, num_clips=num_clips, seed=seed, split=split, size=size, num_frames=num_frames, kind=kind)
+    )
 
 
 @config_app.command("show")

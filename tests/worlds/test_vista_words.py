@@ -215,13 +215,17 @@ def test_a_world_folder_has_clips_captions_and_a_sheet(tmp_path):
     ]
     with Image.open(tmp_path / "w" / records[0]["file"]) as movie, Image.open(tmp_path / "w" / "sheet.png") as sheet:
         assert (movie.n_frames, movie.size) == (5, (56, 32)) and sheet.height > 6 * 32
+    for kind, beside in (("clips", set()), ("sketch", {"sketch"}), ("relight", {"relight"})):
+        write_world(tmp_path / kind, num_clips=1, split="timeline", size="32x56", num_frames=2, kind=kind)
+        names = {path.stem.rpartition("-")[2] for path in (tmp_path / kind).glob("timeline-00000-*.webp")}
+        assert names == beside
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"size": "big"}, "64x112"),
-        ({"kind": "films"}, "clips, controls"),
+        ({"kind": "films"}, "clips, sketch, relight, controls"),
         ({"split": "x"}, "train"),
         ({"num_clips": 0}, "one"),
     ],

@@ -1,7 +1,7 @@
 """Vista for people: contact sheets with captions above the pictures, and a folder of clips to look through."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from causvid.worlds.vista.scene import LIGHTS, WEATHERS, Scene
 from causvid.worlds.vista.streams import Stream
 
 FPS = 12
-KINDS = ("clips", "controls")
+KINDS = ("clips", "sketch", "relight", "controls")
 _BACKGROUND, _INK, _LINE = (18, 19, 23), (232, 232, 228), 26
 
 
@@ -59,7 +59,8 @@ def write_world(
 ) -> str:
     """Write clips (animated WebP), scenes and captions (clips.jsonl) and sheet.png; says what was written.
 
-    kind "controls": each clip is followed by its sketch and by the same clip under another light and weather.
+    kind "sketch": each clip is followed by its sketch; "relight": by the same clip under another light and weather;
+    "controls": by both.
     """
     if kind not in KINDS:
         raise UserError(f"kind {kind!r} is unknown: choose one of {', '.join(KINDS)}.")
@@ -78,8 +79,9 @@ def write_world(
         write_movie(out / name, frames)
         rows.append((text, frames))
         records.append({"file": name, "caption": text, "scene": json.loads(scene.to_json())})
-        if kind == "controls":
-            rows += _control_rows(scene, frames, number)
+        for control, told, target in _controls(scene, frames, number, kind):
+            write_movie(out / f"{split}-{number:05d}-{control}.webp", target)
+            rows.append((told, target))
     with (out / "clips.jsonl").open("w") as file:
         file.writelines(json.dumps(record) + "\n" for record in records)
     contact_sheet(rows, 8 if split == "timeline" else 4).save(out / "sheet.png")
@@ -93,12 +95,16 @@ def _text(scene: Scene, seed: int, split: str, seconds: float) -> str:
     return " > ".join([caption_at(scene, 0.0, seed), *later])
 
 
-def _control_rows(scene: Scene, frames: np.ndarray, seed: int) -> list[tuple[str, np.ndarray]]:
-    stream = Stream(seed, "controls")
-    light = stream.pick([name for name in LIGHTS if name != scene.light])
-    weather = stream.pick([name for name in WEATHERS if name != scene.weather])
-    target = render(relight(scene, light, weather), len(frames), frames.shape[1], frames.shape[2], FPS)[0]
-    return [("its sketch", sketch(frames)), (f"the exact target for {light}, {weather}", target)]
+def _controls(scene: Scene, frames: np.ndarray, seed: int, kind: str) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(name, what it is, frames)"""
+    if kind in ("sketch", "controls"):
+        yield "sketch", "its sketch", sketch(frames)
+    if kind in ("relight", "controls"):
+        stream = Stream(seed, "controls")
+        light = stream.pick([name for name in LIGHTS if name != scene.light])
+        weather = stream.pick([name for name in WEATHERS if name != scene.weather])
+        target = render(relight(scene, light, weather), len(frames), frames.shape[1], frames.shape[2], FPS)[0]
+        yield "relight", f"the exact target for {light}, {weather}", target
 
 
 def write_movie(path: Path, frames: np.ndarray, fps: float = FPS) -> None:
