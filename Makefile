@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 
 export OMP_WAIT_POLICY = passive
 
-.PHONY: demo test check setup clean
+.PHONY: demo train test check setup clean
 
 setup: $(STAMP)
 
@@ -20,6 +20,10 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)
 	@$(BIN)/causvid demo
+
+# Vista from nothing, about four hours on two cores; the same command goes on
+train: $(STAMP)
+	PATH="$(abspath $(BIN)):$$PATH" runs/vista_cpu.sh
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

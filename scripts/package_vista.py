@@ -1,6 +1,8 @@
 """Put trained networks where the package ships them from: bfloat16, how they are run, and checksums.
 
     python scripts/package_vista.py --teacher RUN/weights [--student RUN/weights]
+    python scripts/package_vista.py --codec RUN/weights/codec.safetensors
+    python scripts/package_vista.py --teacher RUN/weights --student RUN/weights --out FOLDER    # a model of its own
 
 Model cards stand beside the weights and are written by hand: data, recipe, figures, commit.
 """
@@ -8,6 +10,7 @@ Model cards stand beside the weights and are written by hand: data, recipe, figu
 import argparse
 import hashlib
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,15 +19,17 @@ import torch
 from causvid import config
 from causvid.bundle import SPEC_FILE, ModelConfig, TeacherSampling
 from causvid.checkpoints import load_dit
+from causvid.codecs.vista import VistaCodec
 from causvid.export import save_original
-from causvid.presets import VISTA_DIT, VISTA_STUDENT
+from causvid.presets import VISTA_DIT, VISTA_STUDENT, VISTA_STUDENT_FRAMEWISE
+from causvid.rollout import RolloutConfig
 from causvid.text.vista import VistaText
 
-OUT = Path(__file__).parent.parent / "src/causvid/weights/vista"
+PACKAGED = Path(__file__).parent.parent / "src/causvid/weights/vista"
 
 
-def spec(guidance: float) -> ModelConfig:
-    assert VISTA_STUDENT.shift is not None
+def spec(guidance: float, student: RolloutConfig) -> ModelConfig:
+    assert student.shift is not None
     return ModelConfig(
         name="vista",
         fps=12,
@@ -33,30 +38,40 @@ def spec(guidance: float) -> ModelConfig:
         num_latents=21,
         codec="vista",
         text="vista",
-        rollout=VISTA_STUDENT,
-        teacher=TeacherSampling(steps=50, guidance=guidance, shift=VISTA_STUDENT.shift),
+        rollout=student,
+        teacher=TeacherSampling(steps=50, guidance=guidance, shift=student.shift),
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", type=Path, required=True, help="folder with teacher.safetensors, text.safetensors")
+    parser.add_argument("--teacher", type=Path, help="folder with teacher.safetensors, text.safetensors")
     parser.add_argument("--student", type=Path, help="folder with student.safetensors")
+    parser.add_argument("--framewise", action="store_true", help="the student makes one latent frame at a time")
+    parser.add_argument("--codec", type=Path, help="codec.safetensors of a run (default: the packaged one)")
     parser.add_argument("--guidance", type=float, default=3.0, help="the teacher's, as chosen by a sweep")
+    parser.add_argument("--out", type=Path, default=PACKAGED, help="another folder, to be loaded as a model")
     options = parser.parse_args()
-    OUT.mkdir(parents=True, exist_ok=True)
-    # runs of before weight files carried their configuration have the preset's
-    teacher = load_dit(options.teacher / "teacher.safetensors", overrides=asdict(VISTA_DIT))
-    save_original(teacher, OUT / "teacher.safetensors", dtype=torch.bfloat16)
-    VistaText.load(options.teacher / "text.safetensors").save(OUT / "text.safetensors")
+    out: Path = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    codec = options.codec or PACKAGED / "codec.safetensors"
+    if codec != out / "codec.safetensors":
+        VistaCodec.load(codec)  # or it is refused
+        shutil.copyfile(codec, out / "codec.safetensors")
+    if options.teacher:
+        # runs of before weight files carried their configuration have the preset's
+        teacher = load_dit(options.teacher / "teacher.safetensors", overrides=asdict(VISTA_DIT))
+        save_original(teacher, out / "teacher.safetensors", dtype=torch.bfloat16)
+        VistaText.load(options.teacher / "text.safetensors").save(out / "text.safetensors")
+        how = spec(options.guidance, VISTA_STUDENT_FRAMEWISE if options.framewise else VISTA_STUDENT)
+        (out / SPEC_FILE).write_text(json.dumps(config.to_json(how), indent=2) + "\n")
     if options.student:
         student = load_dit(options.student / "student.safetensors")
-        save_original(student, OUT / "student.safetensors", dtype=torch.bfloat16)
-    (OUT / "config.json").unlink(missing_ok=True)  # the weight files carry their configuration themselves
-    (OUT / SPEC_FILE).write_text(json.dumps(config.to_json(spec(options.guidance)), indent=2) + "\n")
-    sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}" for p in sorted(OUT.glob("*.safetensors"))]
-    (OUT / "SHA256SUMS").write_text("\n".join(sums) + "\n")
-    for path in sorted(OUT.iterdir()):
+        save_original(student, out / "student.safetensors", dtype=torch.bfloat16)
+    (out / "config.json").unlink(missing_ok=True)  # the weight files carry their configuration themselves
+    sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}" for p in sorted(out.glob("*.safetensors"))]
+    (out / "SHA256SUMS").write_text("\n".join(sums) + "\n")
+    for path in sorted(out.iterdir()):
         print(f"{path.stat().st_size:>10,} {path.name}")
 
 

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Vista on two CPU cores, about four hours; a quarter of it shows most of what there is to see. Run again to go on.
+#
+#   runs/vista_cpu.sh
+#   TEACHER="--minutes 300" runs/vista_cpu.sh          more of one thing
+#   PIECE=30 runs/vista_cpu.sh                         half an hour at a time
+set -euo pipefail
+
+export ROOT=${ROOT:-local/vista} OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+TEXT=${TEXT:---minutes 8}
+IMAGES=${IMAGES:-40960} SHORT=${SHORT:-6144} LONG=${LONG:-3072} WORKERS=${WORKERS:-2}
+TEACHER=${TEACHER:---minutes 90}
+CAUSAL=${CAUSAL:---minutes 20}
+PAIRS=${PAIRS:-256} GUIDANCE=${GUIDANCE:-3.0}
+INIT=${INIT:---minutes 15}
+DMD=${DMD:---minutes 60}
+FRAMEWISE=${FRAMEWISE:---minutes 20}
+PROMPTS=${PROMPTS:-64} # of the evaluation; the teacher takes most of a minute for each
+TEACHER_SETTINGS=${TEACHER_SETTINGS:-} CAUSAL_SETTINGS=${CAUSAL_SETTINGS:-} CODEC_SETTINGS=${CODEC_SETTINGS:-}
+PAIRS_SETTINGS=${PAIRS_SETTINGS:-} INIT_SETTINGS=${INIT_SETTINGS:-} DMD_SETTINGS=${DMD_SETTINGS:-}
+EVALUATE_SETTINGS=${EVALUATE_SETTINGS:-}
+
+. "$(dirname "$0")/vista.sh"

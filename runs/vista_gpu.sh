@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Vista on one big GPU, in sittings of at most ten minutes: run it again until it says that all is done.
+#
+#   until runs/vista_gpu.sh; do [ $? = 75 ] || break; done
+set -euo pipefail
+
+export ROOT=${ROOT:-local/vista-gpu}
+DEVICE=${DEVICE:-cuda}
+PIECE=${PIECE:-10}
+cores=$(nproc)
+TEXT=${TEXT:---minutes 3}
+IMAGES=${IMAGES:-262144} SHORT=${SHORT:-49152} LONG=${LONG:-24576} WORKERS=${WORKERS:-$cores}
+TEACHER=${TEACHER:---minutes 25}
+CAUSAL=${CAUSAL:---minutes 5}
+PAIRS=${PAIRS:-2048} GUIDANCE=${GUIDANCE:-3.0}
+INIT=${INIT:---minutes 5}
+DMD=${DMD:---minutes 15}
+FRAMEWISE=${FRAMEWISE:---minutes 8}
+PROMPTS=${PROMPTS:-256}
+
+# batches that fill the device; the levels are those of the preset
+images='{"pool":"images","num_frames":1,"batch":512,"shifts":[1.5,4,16]}'
+short='{"pool":"short","num_frames":6,"batch":128,"shifts":[2,6,30]}'
+long='{"pool":"long","num_frames":21,"batch":48,"shifts":[3,10,40]}'
+TEACHER_SETTINGS=${TEACHER_SETTINGS:---set lengths=[$images,$short,$long] --set ema_decay=0.999}
+CAUSAL_SETTINGS=${CAUSAL_SETTINGS:-$TEACHER_SETTINGS}
+PAIRS_SETTINGS=${PAIRS_SETTINGS:---set batch=64 --set pairs_per_shard=64 --set steps=48}
+INIT_SETTINGS=${INIT_SETTINGS:---set batch=32}
+DMD_SETTINGS=${DMD_SETTINGS:---set batch=32 --set critic_batch=32 --set replay=0}
+CODEC_SETTINGS=${CODEC_SETTINGS:-} EVALUATE_SETTINGS=${EVALUATE_SETTINGS:-}
+
+. "$(dirname "$0")/vista.sh"
