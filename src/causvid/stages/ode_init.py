@@ -278,17 +278,6 @@ class Sitting:
         assert self.pool is not None
         return partial(self.consistency, self.pool.batch(self.drawn, cfg.batch, cfg.num_frames, cfg.seed))
 
-    def read(self) -> Callable[[Draws], tuple[Scalar, FrameSigma, FrameSigma]]:
-        """The loss of any part of the next batch."""
-        cfg, place = self.cfg, self.drawn
-        self.drawn += cfg.batch
-        if self.pairs is not None:
-            pairs = self.pairs.batch(place, cfg.batch, cfg.seed)
-            return lambda draws: self.regression(pairs, draws)
-        assert self.pool is not None
-        clips = self.pool.batch(place, cfg.batch, cfg.num_frames, cfg.seed)
-        return lambda draws: self.consistency(clips, draws)
-
     def regression(self, batch: PairBatch, draws: Draws) -> tuple[Scalar, FrameSigma, FrameSigma]:
         """This part's share of the mean over all noisy frames of the batch; errors and levels per frame."""
         cfg, num_levels = self.cfg, len(self.cfg.student.sigmas)
