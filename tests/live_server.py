@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 from causvid.serve.access import Access
 from causvid.serve.app import build_app, listen
 from causvid.serve.engine import Engine, EngineConfig
-from causvid.serve.viewer import Limits
+from causvid.serve.limits import Limits
 from tiny_models import random_model
 
 QUICK = EngineConfig(max_playing=6, max_sessions=12, warm_up=False, threads=1)

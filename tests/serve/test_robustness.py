@@ -21,8 +21,8 @@ from causvid.errors import UserError
 from causvid.serve import frames
 from causvid.serve.access import Access
 from causvid.serve.app import listen
+from causvid.serve.limits import Bucket, Limits
 from causvid.serve.meters import Meters
-from causvid.serve.viewer import Bucket, Limits
 from conftest import random_model
 from live_server import running
 

@@ -27,9 +27,10 @@ from causvid.serve import jobs, suggestions
 from causvid.serve.access import Access
 from causvid.serve.engine import Engine, EngineConfig
 from causvid.serve.lanes import Job, Stream
+from causvid.serve.limits import Limits
 from causvid.serve.room import Full
-from causvid.serve.viewer import Limits, Viewer
-from causvid.situation import check_seed, read_options, read_prompt, read_strength
+from causvid.serve.viewer import Viewer
+from causvid.situation import check_seed, read_prompt, read_strength
 from causvid.take import Take
 
 PAGE = files("causvid.serve")
@@ -259,9 +260,7 @@ def _read_job(value: dict[str, Any], model: Model, results: jobs.Results, limits
     seconds = _number(value.get("seconds", 6.75), "seconds")
     if not 0 < seconds <= 120:
         raise UserError(f"a job makes more than 0 and at most 120 seconds, not {seconds:g}")
-    options = read_options({key: value[key] for key in ("steps", "window", "sink") if key in value})
-    if (options.steps or 0) > limits.steps or (options.window or 0) > limits.window:
-        raise UserError(f"here steps are at most {limits.steps} and a window at most {limits.window} latent frames")
+    options = limits.read_options({key: value[key] for key in ("steps", "window", "sink") if key in value})
     options.apply(model.cfg.rollout)
     changes = value.get("changes", [])
     if not isinstance(changes, list) or len(changes) > 100:
@@ -273,8 +272,7 @@ def _read_job(value: dict[str, Any], model: Model, results: jobs.Results, limits
         text, mode, _ = read_prompt({"text": change[1], "mode": change[2] if len(change) == 3 else "keep"})
         timeline.append((_number(change[0], "the time of a change"), text, mode))
     for prompt in (value.get("prompt"), *(text for _, text, _ in timeline)):
-        if not isinstance(prompt, str) or len(prompt) > limits.prompt_characters:
-            raise UserError(f"a prompt is text of at most {limits.prompt_characters} characters")
+        limits.check_prompt(prompt)
     suffix = value.get("suffix", ".mp4")
     if suffix not in jobs.TYPES:
         raise UserError(f"a movie is one of {', '.join(jobs.TYPES)}")

@@ -11,10 +11,8 @@ import io
 import json
 import logging
 import time
-from collections import deque
 from collections.abc import MutableMapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from causvid import media
@@ -22,9 +20,10 @@ from causvid.errors import UserError
 from causvid.serve import frames
 from causvid.serve.engine import Engine
 from causvid.serve.lanes import Stream
+from causvid.serve.limits import Bucket, Limits
+from causvid.serve.outbox import Outbox, Sender
 from causvid.serve.room import Full
-from causvid.session import Chunk, StreamOptions
-from causvid.situation import read_options
+from causvid.session import Chunk
 
 log = logging.getLogger(__name__)
 
@@ -39,49 +38,10 @@ TOLD = {
 }
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What one client may send."""
-
-    prompt_characters: int = 500
-    steps: int = 64  # per chunk
-    window: int = 256  # latent frames
-    text_bytes: int = 16_384
-    picture_bytes: int = 8 << 20
-    video_bytes: int = 64 << 20
-    video_seconds: float = 30.0
-    take_bytes: int = 256 << 20
-    messages_per_second: float = 60.0  # pictures of a camera included
-    burst: int = 240
-    mistakes: int = 50  # wrong messages after which a socket is closed
-    news_characters: int = 2 << 20  # that wait for a reader
-    jpeg_quality: int = 88
-    source_chunks: int = 3  # of frames that may wait to be restyled
-
-
 @runtime_checkable
-class Socket(Protocol):
+class Socket(Sender, Protocol):
     async def receive(self) -> MutableMapping[str, Any]: ...
-    async def send_text(self, data: str) -> None: ...
-    async def send_bytes(self, data: bytes) -> None: ...
     async def close(self, code: int = 1000, reason: str | None = None) -> None: ...
-
-
-class Bucket:
-    """Lets through so many messages a second, and a burst of them."""
-
-    def __init__(self, rate: float, burst: int) -> None:
-        self.rate, self.burst = rate, burst
-        self._left, self._last = float(burst), time.monotonic()
-
-    def take(self) -> bool:
-        now = time.monotonic()
-        self._left = min(self.burst, self._left + (now - self._last) * self.rate)
-        self._last = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 class Viewer:
@@ -91,10 +51,7 @@ class Viewer:
         self.engine, self.socket, self.limits, self.hello = engine, socket, limits, hello
         self.stream: Stream | None = None
         self._loop = asyncio.get_running_loop()
-        self._news: deque[str] = deque()
-        self._news_size = 0  # characters
-        self._frames: deque[bytes] = deque(maxlen=3 * self._chunk_frames())
-        self._wake = asyncio.Event()
+        self._outbox = Outbox(limits.news_characters, 3 * self._chunk_frames())
         self._tasks: set[asyncio.Future] = set()
         self._in_order = asyncio.Lock()
         self._bucket = Bucket(limits.messages_per_second, limits.burst)
@@ -122,7 +79,7 @@ class Viewer:
         finally:
             self._closed = True
             self._detach()
-            self._wake.set()
+            self._outbox.wake()
             sender.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await sender
@@ -131,7 +88,7 @@ class Viewer:
         if not self._bucket.take():
             # a flood: what is over the rate is dropped, and answered seldom
             self.engine.meters.count("messages_dropped_total")
-            await self._mistake("too many messages; send fewer", told=self._bucket._left <= 0)
+            await self._mistake("too many messages; send fewer", told=self._bucket.is_empty)
             return
         text, data = message.get("text"), message.get("bytes")
         if text is not None:
@@ -166,26 +123,14 @@ class Viewer:
     async def _send(self) -> None:
         try:
             while not self._closed:
-                await self._wake.wait()
-                self._wake.clear()
-                while self._news or self._frames:
-                    if self._news:
-                        text = self._news.popleft()
-                        self._news_size -= len(text)
-                        await self.socket.send_text(text)
-                    else:
-                        await self.socket.send_bytes(self._frames.popleft())
-                        if not self._frames:
-                            self.engine.poke()  # a stream that goes as fast as its reader may go on
+                await self._outbox.wait()
+                await self._outbox.send_to(self.socket)
+                self.engine.poke()  # a stream that goes as fast as its reader may go on
         except Exception:  # the page has gone in the middle of a frame
             self._closed = True
 
     def _tell(self, news: dict[str, Any]) -> None:
-        text = json.dumps(news)
-        if self._news_size + len(text) <= self.limits.news_characters:  # a reader that takes nothing is owed nothing
-            self._news.append(text)
-            self._news_size += len(text)
-        self._wake.set()
+        self._outbox.tell(news)
 
     # ---- from the engine ---------------------------------------------------------------------------------------------
 
@@ -212,7 +157,7 @@ class Viewer:
                 self._num_shown += 1
                 return
             if kind in ("rewound", "replaying"):
-                self._frames.clear()
+                self._outbox.forget_frames()
                 self._tell({"type": kind} | what)
                 self._tell_state()
                 return
@@ -247,16 +192,12 @@ class Viewer:
         if stream is not self.stream or self._closed or epoch != stream.epoch:
             return  # taken back meanwhile
         self._tell(about)
-        dropped = max(0, len(self._frames) + len(pictures) - (self._frames.maxlen or 0))
-        if dropped:
-            self.engine.meters.count("frames_dropped_total", dropped)
-        self._frames.extend(pictures)  # the oldest make room
+        self.engine.meters.count("frames_dropped_total", self._outbox.show(pictures))
         self.engine.meters.count("frames_total", len(pictures))
         self.engine.meters.count("chunks_total")
         self.engine.meters.lateness.append(timing["late"])
         if timing["waited"] is not None:
             self.engine.meters.first_frame.append(timing["waited"])
-        self._wake.set()
 
     def _encode(self, chunk: Any) -> list[bytes]:
         count = len(chunk.frames)
@@ -302,26 +243,11 @@ class Viewer:
         cfg = self.engine.model.cfg
         return media.fit(media.read_image(io.BytesIO(body)), cfg.height, cfg.width)
 
-    def check_prompt(self, text: Any) -> str:
-        if not isinstance(text, str):
-            raise UserError("a prompt is text")
-        if len(text) > self.limits.prompt_characters:
-            raise UserError(f"a prompt has at most {self.limits.prompt_characters} characters here; shorten it")
-        return text
-
-    def check_size(self, value: dict[str, Any]) -> StreamOptions:
-        """Options that one client may ask of a device that others use, too."""
-        options = read_options(value)
-        for name, most in (("steps", self.limits.steps), ("window", self.limits.window)):
-            if (value.get(name) or 0) > most:
-                raise UserError(f"{name} is at most {most} here, got {value[name]}")
-        return options
-
     async def _do_open(self, message: dict[str, Any]) -> None:
         """Begin a session. One that this socket showed before stays open until it is forgotten."""
-        prompt, seed = self.check_prompt(message.pop("prompt", None)), message.pop("seed", 0)
+        prompt, seed = self.limits.check_prompt(message.pop("prompt", None)), message.pop("seed", 0)
         play, pace = message.pop("play", True), _read_pace(message.pop("pace", 1.0))
-        options = self.check_size(message)
+        options = self.limits.read_options(message)
         stream = await self.engine_call(self.engine.open(prompt, seed, options))
         stream.pace = pace
         self._attach(stream)
@@ -343,7 +269,11 @@ class Viewer:
         self._tell_state()
 
     async def _do_prompt(self, message: dict[str, Any]) -> None:
-        text, mode, blend = self.check_prompt(message.get("text")), message.get("mode", "keep"), message.get("blend", 0)
+        text, mode, blend = (
+            self.limits.check_prompt(message.get("text")),
+            message.get("mode", "keep"),
+            message.get("blend", 0),
+        )
         await self._ask(lambda session: session.set_prompt(text, mode, blend))
         self._tell_understood(self._need_stream())
         self._tell_state()
@@ -353,7 +283,7 @@ class Viewer:
         if "pace" in message:
             stream.pace = _read_pace(message.pop("pace"))
         if message:
-            self.check_size({key: value for key, value in message.items() if key != "seed"})
+            self.limits.read_options({key: value for key, value in message.items() if key != "seed"})
             await self._ask(lambda session: session.change(**message))
         self._tell_state()
 
@@ -420,11 +350,11 @@ class Viewer:
         stream.num_unsent = self._num_unsent
         stream.listener = self._listen
         stream.touched = time.monotonic()
-        self._frames.clear()
+        self._outbox.forget_frames()
         self._tell_state()
 
     def _num_unsent(self) -> int:
-        return len(self._frames) + self._chunk_frames() * (self._num_heard - self._num_shown)
+        return self._outbox.num_frames + self._chunk_frames() * (self._num_heard - self._num_shown)
 
     def _detach(self) -> None:
         """Nobody watches: the stream pauses, and is parked in a while."""
