@@ -30,6 +30,7 @@ from causvid.history import (
     leave_out,
     rebuild_passes,
 )
+from causvid.inputs import Inputs
 from causvid.models.dit import TextMemory
 from causvid.pixels import frames_from_video, video_from_frames
 from causvid.rollout import Passes, Rollout, drive
@@ -43,7 +44,7 @@ from causvid.situation import (
     read_prompt,
     read_strength,
 )
-from causvid.sources import MotionStrength, Source, encode_clip, encode_image, levels_from
+from causvid.sources import Source, encode_clip, encode_image, levels_from
 from causvid.stopwatch import Stopwatch
 from causvid.take import ChunkNote, Cut, Event, EventKind, Kind, Take
 from causvid.text import Understood
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from causvid.bundle import Model
 
 MOMENT_BYTES = 128 << 20  # ours: at Vista's size, going back within the last half minute takes no time
-MAX_WAITING = 200  # changes that one chunk may put in force (ours: a person makes a few)
 MAX_EVENTS = 20_000  # of one stream (ours: five minutes of as many as a server takes)
 
 
@@ -91,10 +91,7 @@ class Session:
         self.history = History(moment_bytes, [start])
         self.exact = True  # whoever answers passes in a way that depends on other streams says so here
         self._began = time.monotonic()
-        self._waiting: deque[Event] = deque()  # asked for, in force from the next chunk on
-        self._given: deque[Latents] = deque()  # chunks that need not be made
-        self._scripted: deque[tuple[Latents, float]] = deque()  # sources and strengths of a take that is made again
-        self._source: Source | None = None
+        self._inputs = Inputs()
         self._texts: tuple[Text, TextMemory] | None = None
         self.now = Situation.start(start, self._embed)
         self.now.options.apply(model.cfg.rollout)  # refuse what cannot be run now, not at the first chunk
@@ -120,25 +117,29 @@ class Session:
         yield from self.rollout.settle_passes()
         clock.lap("commit")
         text = self._remember(self.now.words.rows)
-        kind, source, strength = self._next_kind()
-        if kind == "given":
-            latents = self._given.popleft()
+        coming = self._inputs.take(self.now, self.rollout.cfg.chunk_size(self._shot_begins), self._shot_begins)
+        self.now = replace(self.now, motion=coming.motion)
+        source, sigmas = None, None
+        if coming.kind == "restyled":
+            assert coming.latents is not None and coming.strength is not None
+            source = self._to_device(coming.latents)
+            sigmas = levels_from(coming.strength, self.rollout.cfg.chunk_sigmas(self._shot_begins))
+        if coming.kind == "given":
+            assert coming.latents is not None
+            latents = coming.latents
             yield from self.rollout.feed_passes(latents, text)
-        elif kind == "restyled":
-            assert strength is not None
-            sigmas = levels_from(strength, self.rollout.cfg.chunk_sigmas(self._shot_begins))
-            latents = yield from self.rollout.step_passes(text, start=source, sigmas=sigmas)
         else:
-            latents = yield from self.rollout.step_passes(text)
+            latents = yield from self.rollout.step_passes(text, start=source, sigmas=sigmas)
         clock.lap("denoise")
         frames = frames_from_video(self._decode(latents))
         clock.lap("decode")
-        drift = self._measure_drift(latents)
-        note = ChunkNote(kind, latents.shape[1], self._shot_begins, strength, self.exact)
+        self.now, drift = self.now.with_look(latents)
+        note = ChunkNote(coming.kind, latents.shape[1], self._shot_begins, coming.strength, self.exact)
         self._shot_begins = False
         self.history.add(Record(note, latents.cpu(), self.now, source))
         self._keep_moment()
-        return Chunk(frames, latents, self.num_chunks - 1, self.now.prompt, clock.laps, kind, drift, strength)
+        about = coming.kind, drift, coming.strength
+        return Chunk(frames, latents, self.num_chunks - 1, self.now.prompt, clock.laps, *about)
 
     @property
     def num_chunks(self) -> int:
@@ -147,8 +148,7 @@ class Session:
     @property
     def prompt(self) -> str:
         """The prompt that was asked for last."""
-        asked = [event.value["text"] for event in self._waiting if event.kind == "prompt"]
-        return asked[-1] if asked else self.now.prompt
+        return self._inputs.prompt or self.now.prompt
 
     @property
     def understood(self) -> Understood:
@@ -158,11 +158,7 @@ class Session:
     @property
     def asked(self) -> Situation:
         """The situation of the next chunk, but for its words."""
-        now = self.now
-        for event in list(self._waiting):
-            if event.kind in ("settings", "source"):
-                now = now.after(event, self._embed)
-        return now
+        return self._inputs.after(self.now, self._embed)
 
     @property
     def seed(self) -> int:
@@ -217,28 +213,27 @@ class Session:
         """
         read_strength(strength)
         if strength is None:
-            self._source = None
-        elif self._source is None:
-            self._source = Source(self.model.codec, self._size, limit)
+            self._inputs.source = None
+        elif self._inputs.source is None:
+            self._inputs.source = Source(self.model.codec, self._size, limit)
         self._ask("source", {"strength": strength})
 
     def push(self, frames: np.ndarray) -> None:
         """Frames to restyle, one [H, W, 3] or several [F, H, W, 3], of any size."""
-        if self._source is None:
+        if self._inputs.source is None:
             raise UserError("this stream restyles nothing; call restyle(strength) first")
-        self._source.push(frames)
+        self._inputs.source.push(frames)
 
     @property
     def will_recache(self) -> bool:
         """Whether the next chunk takes longer because the past is computed again before it."""
-        return any(e.kind == "prompt" and e.value["mode"] == "recache" for e in list(self._waiting)) or (
-            self.now.words.left == 1 and self.now.words.mode == "recache"
-        )
+        words = self.now.words
+        return self._inputs.will_recache or (words.left == 1 and words.mode == "recache")
 
     @property
     def restyles(self) -> bool:
         """Whether frames that are pushed are used."""
-        return self._source is not None
+        return self._inputs.source is not None
 
     @property
     def can_step(self) -> bool:
@@ -248,10 +243,8 @@ class Session:
     @property
     def num_missing_frames(self) -> int:
         """How many frames must be pushed before the next chunk can be made."""
-        if self._source is None or self._given or self._scripted:
-            return 0
         size = self.model.cfg.rollout.chunk_size(self._shot_begins)
-        return max(0, self._source.needed(size, self._shot_begins) - len(self._source))
+        return self._inputs.num_missing_frames(size, self._shot_begins)
 
     # ---- going back, going elsewhere ---------------------------------------------------------------------------
 
@@ -264,19 +257,19 @@ class Session:
             raise UserError(f"this stream has {self.num_chunks} chunks and cannot go back by {num_chunks}")
         keep = self.num_chunks - num_chunks
         self.history.truncate(keep)
-        self._waiting.clear()
-        self._given.clear()
+        self._inputs.waiting.clear()
+        self._inputs.given.clear()
         if keep:
             self.now = self.history.records[-1].after
         else:
             start, *asked = self.history.events
             self.history.events = [start]
             self.now = Situation.start(start, self._embed)
-            live = self._source is not None
-            self._waiting.extend(e for e in asked if e.kind != "cut" and (live or e.kind != "source"))
+            live = self._inputs.source is not None
+            self._inputs.waiting.extend(e for e in asked if e.kind != "cut" and (live or e.kind != "source"))
         if keep and self.now.strength is None:
-            self._source = None
-        elif keep and self._source is None:
+            self._inputs.source = None
+        elif keep and self._inputs.source is None:
             self._leave_source()
         self._rebuild_decoder()
         yield from self._rebuild_passes()
@@ -286,7 +279,7 @@ class Session:
         twin = object.__new__(Session)
         twin.__dict__.update(self.__dict__)
         twin.history = self.history.copy()
-        twin._waiting, twin._given, twin._scripted = deque(self._waiting), deque(self._given), deque(self._scripted)
+        twin._inputs = self._inputs.copy()
         twin._decoder = self.model.codec.decode_stream()
         twin._decoder.load(self._decoder.save())
         if self._rollout is not None:
@@ -309,8 +302,7 @@ class Session:
     def nbytes(self) -> int:
         """Memory that grows with a stream, or comes and goes with its cache. What forks share counts for each."""
         cache = 0 if self._rollout is None else self._rollout.cache.nbytes
-        given = sum(latents.nbytes for latents in self._given)
-        return cache + given + self.history.nbytes + (0 if self._source is None else self._source.nbytes)
+        return cache + self.history.nbytes + self._inputs.nbytes
 
     @property
     def cache_bytes(self) -> int:
@@ -354,10 +346,9 @@ class Session:
             while events and events[0].chunk <= index:
                 session.history.events.append(events.popleft())
                 session.now = session.now.after(session.history.events[-1], session._embed)
-            session.now = session.now.step()
-            session._measure_drift(latents)
+            session.now, _ = session.now.step().with_look(latents)
             session.history.add(Record(note, latents, session.now, take.sources.get(index)))
-        session._waiting.extend(events)
+        session._inputs.waiting.extend(events)
         session._began -= take.events[-1].time
         session._leave_source()
         session._rebuild_decoder()
@@ -375,15 +366,15 @@ class Session:
 
     def repeat(self, event: Event) -> None:
         """Ask for what another session was asked for."""
-        self._waiting.append(event)
+        self._inputs.waiting.append(event)
 
     def give(self, latents: Latents) -> None:
         """The next chunk that is not given yet, as latents."""
-        self._given.append(self._to_device(latents))
+        self._inputs.given.append(self._to_device(latents))
 
     def follow(self, source: Latents, strength: float) -> None:
         """Restyle this in the next chunk that has none yet."""
-        self._scripted.append((source, strength))
+        self._inputs.scripted.append((source, strength))
 
     def amend(self, latents: Latents) -> None:
         """Go on from these latents in place of those that were made last."""
@@ -397,11 +388,9 @@ class Session:
         return self.model.cfg.height, self.model.cfg.width
 
     def _ask(self, kind: EventKind, value: dict[str, Any]) -> None:
-        if len(self._waiting) >= MAX_WAITING:
-            raise UserError(f"{MAX_WAITING} changes wait for the next chunk already; let it be made first")
-        if len(self.history.events) + len(self._waiting) >= MAX_EVENTS:
+        if len(self.history.events) >= MAX_EVENTS:
             raise UserError(f"a stream has at most {MAX_EVENTS:,} changes; save it, and go on with a new one")
-        self._waiting.append(Event(self.num_chunks, time.monotonic() - self._began, kind, value))
+        self._inputs.ask(Event(self.num_chunks, time.monotonic() - self._began, kind, value))
 
     def _embed(self, prompt: str) -> Text:
         return self.model.embed([prompt])
@@ -434,8 +423,8 @@ class Session:
 
     def _catch_up_passes(self) -> Passes[None]:
         """Put in force what was asked for since the last chunk."""
-        while self._waiting:
-            event = replace(self._waiting.popleft(), chunk=self.num_chunks)
+        while self._inputs.waiting:
+            event = replace(self._inputs.waiting.popleft(), chunk=self.num_chunks)
             self.history.events.append(event)
             self.now = self.now.after(event, self._embed)
             if event.kind == "cut" or (event.kind == "prompt" and self.now.words.mode == "flush"):
@@ -497,40 +486,15 @@ class Session:
         if self.num_chunks % MOMENT_EVERY == 0:
             self.history.keep(Moment(self.num_chunks, self.rollout.save(), self._decoder.save()))
 
-    def _next_kind(self) -> tuple[Kind, Latents | None, float | None]:
-        """What the next chunk is; if it is restyled, from what and how strongly."""
-        if self._given:
-            return "given", None, None
-        if self._scripted:
-            source, strength = self._scripted.popleft()
-            return "restyled", self._to_device(source), strength
-        if self._source is None:
-            return "made", None, None
-        size = self.rollout.cfg.chunk_size(self._shot_begins)
-        latents, motion = self._source.take(size, self._shot_begins)
-        wanted = self.now.strength
-        if isinstance(wanted, MotionStrength):
-            wanted, smooth = wanted.next(motion, self.now.motion)
-            self.now = replace(self.now, motion=smooth)
-        return "restyled", self._to_device(latents), wanted
-
     def _give(self, chunks: list[Tensor], what: str) -> None:
         self._ask("cut", {"why": what, "chunks": len(chunks)})
-        self._given = deque(self._to_device(chunk) for chunk in chunks)
+        self._inputs.given = deque(self._to_device(chunk) for chunk in chunks)
 
     def _leave_source(self) -> None:
         """Frames that come in belong to one session: another one with the same past goes on without."""
-        self._source = None
+        self._inputs.source = None
         if self.now.strength is not None:
             self._ask("source", {"strength": None})
-
-    def _measure_drift(self, latents: Latents) -> float:
-        look = torch.cat([latents.float().mean((0, 1, 3, 4)), latents.float().std((0, 1, 3, 4))]).cpu()
-        first = self.now.look
-        if first is None:
-            first = look
-            self.now = replace(self.now, look=look)
-        return float((look - first).square().mean().sqrt())
 
 
 __all__ = ["PROMPT_MODES", "Chunk", "Session", "StreamOptions", "frames_from_video", "video_from_frames"]

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from causvid.cache import CachePolicy
 from causvid.errors import UserError
 from causvid.rollout import PromptMode, RolloutConfig
-from causvid.shapes import Text
+from causvid.shapes import Latents, Text
 from causvid.sources import MotionStrength
 from causvid.take import Event
 
@@ -98,6 +99,12 @@ class Situation:
         if event.kind == "source":
             return replace(self, strength=read_strength(value.get("strength")), motion=None)
         return replace(self, look=None)  # a cut
+
+    def with_look(self, latents: Latents) -> tuple[Situation, float]:
+        """And how far the statistics of latents have moved from the first ones since the prompt or the shot began."""
+        look = torch.cat([latents.float().mean((0, 1, 3, 4)), latents.float().std((0, 1, 3, 4))]).cpu()
+        first = look if self.look is None else self.look
+        return replace(self, look=first), float((look - first).square().mean().sqrt())
 
     def step(self) -> Situation:
         """On to the next chunk."""

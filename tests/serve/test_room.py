@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from causvid.errors import UserError
+from causvid.inputs import MAX_WAITING
 from causvid.serve.engine import Engine, EngineConfig
 from causvid.serve.frames import digest
 from causvid.serve.room import Full
-from causvid.session import MAX_WAITING, StreamOptions
+from causvid.session import StreamOptions
 from live_server import running
 from tiny_models import random_model
 
