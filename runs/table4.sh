@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # The paper's ablation (Table 4), and three rows that came after it: one student for every way of making one.
-# Stages that are finished are skipped, those that were interrupted go on. Ends with table4.tsv: row, weights.
+# Stages that are finished are skipped, those that were interrupted go on. Ends with table4.tsv (row, weights) and, on
+# Vista, with table4.md, table4.png and figure8.png beside it: all rows on the same prompts with the same noise.
 #
 #   runs/table4.sh                          Vista, on a CPU
 #   PRESET=wan-1.3b LAUNCH="torchrun --nproc-per-node 8 -m causvid.cli" runs/table4.sh
+# shellcheck disable=SC2046,SC2086  # settings are words
 set -euo pipefail
 
 PRESET=${PRESET:-vista}
@@ -15,6 +17,11 @@ CAUSAL=${CAUSAL:-$ROOT/causal/weights}    # fine-tuned from it, block-causal: se
 DATA=${DATA:-$ROOT/latents}
 INIT=${INIT:---minutes 10} # how long each stage lasts: --minutes N or --steps N
 DMD=${DMD:---minutes 40}
+PAIRS_SETTINGS=${PAIRS_SETTINGS:-} INIT_SETTINGS=${INIT_SETTINGS:-} DMD_SETTINGS=${DMD_SETTINGS:-} # --set a.b=c ...
+PROMPTS=${PROMPTS:-32} # of the table; 0 leaves it out. The teachers take most of a minute for each
+STREAMS=${STREAMS:-4}  # of the figure, of 30 seconds, for each of five rows
+PYTHON=${PYTHON:-python}
+TABLE_SETTINGS=${TABLE_SETTINGS:-} # further options of scripts/table4.py
 OUT=$ROOT/table4/seed-$SEED
 
 train() { # stage run-name arguments...
@@ -29,16 +36,15 @@ train() { # stage run-name arguments...
 pairs() { # folder-name arguments...: trajectories do not depend on the seed of training
   local folder=$ROOT/$1
   shift
-  $LAUNCH train ode-pairs --run-dir "$folder" --preset "$PRESET" "$@"
+  $LAUNCH train ode-pairs --run-dir "$folder" --preset "$PRESET" "$@" $PAIRS_SETTINGS
 }
 
-init() { train ode-init "$@" $INIT; }
-dmd() { train dmd "$@" $DMD; }
+init() { train ode-init "$@" $INIT $INIT_SETTINGS; }
+dmd() { train dmd "$@" $DMD $DMD_SETTINGS; }
 noised_data=(--set input=data --set data="$DATA" --set replay=0 --set critic_batch=null)
 own_past=(--set input=self)
 from() { echo --set "teacher=$TEACHER" --set "init=$1"; }
 
-# shellcheck disable=SC2046
 {
   pairs pairs --set teacher="$TEACHER"
   init ode --set teacher="$TEACHER" --set pairs="$ROOT/pairs"
@@ -67,3 +73,6 @@ from() { echo --set "teacher=$TEACHER" --set "init=$1"; }
   done
 } >"$OUT/table4.tsv"
 echo "$OUT/table4.tsv"
+if [ "$PRESET" = vista ] && [ "$PROMPTS" -gt 0 ]; then
+  $PYTHON "$(dirname "$0")/../scripts/table4.py" "$OUT/table4.tsv" --prompts "$PROMPTS" --streams "$STREAMS" $TABLE_SETTINGS
+fi
