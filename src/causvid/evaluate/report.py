@@ -357,4 +357,4 @@ def measure_anchors(
             on_clip(prompt.index)
     rows["shuffled captions"] = [score(read, p.caption, true)[0] for p, (read, true) in zip(turned(listed), reads)]
     values = {name: {c: column(r, c) for c in COLUMNS} for name, r in rows.items()}
-    return Anchors(values.pop("ceiling"), values, instruments.ids | (about or {}))
+    return Anchors(values.pop("ceiling"), values, instruments.scale | (about or {}))

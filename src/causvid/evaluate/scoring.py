@@ -30,6 +30,12 @@ class Instruments:
     second_judge: Judge | None = None  # only to report how far two judges differ
     ids: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def scale(self) -> dict[str, str]:
+        """The ids that columns depend on; the second judge has no part in them."""
+        own = (f"judge_{self.judge.role}", "judge_quality")
+        return {name: value for name, value in self.ids.items() if name in own}
+
 
 def load_instruments(role: str = "report") -> Instruments:
     """`role` "select" is for choosing checkpoints and settings; published numbers come from "report".

@@ -211,12 +211,12 @@ class Trial:
     def _anchors(self, listed: Sequence[Prompt], instruments: Instruments, ceiling: Report, floor: Report) -> Anchors:
         """The packaged bad references if they were measured with these instruments and this codec, or else ones of our
         own; ceiling and exchanged captions always from the same prompts as the model."""
-        wanted = instruments.ids | {"codec": self.settings.parts["codec"]}
-        own = self.truths.folder / f"anchors-{instruments.judge.role}.json"
+        wanted = instruments.scale | {"codec": self.settings.parts["codec"]}
+        used = listed[:ANCHOR_PROMPTS]
+        own = self.truths.folder / f"anchors-{instruments.judge.role}-{len(used)}.json"
         known = [Anchors.packaged(), *([Anchors.load(own)] if own.exists() else [])]
         fitting = [anchors for anchors in known if anchors.about.items() >= wanted.items()]
         if not fitting:
-            used = listed[:ANCHOR_PROMPTS]
             fitting = [measure_anchors(instruments, used, self.round_trip, {"codec": wanted["codec"]},
                                        lambda index: self.told("bad references", index + 1, len(used)))]  # fmt: skip
             fitting[0].save(own)
