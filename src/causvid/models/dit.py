@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self, cast, runtime_checkable
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -389,7 +389,7 @@ class SameFunctions(ExitStack):
         super().__init__()
         self.modes = _get_current_function_mode_stack()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> SameFunctions:
         for mode in self.modes:
             self.enter_context(mode)
         return self
