@@ -240,7 +240,7 @@ def report(options: argparse.Namespace, tally: Tally, samples: list[Sample], lef
         say(f"minutes that watchers got to play: {minutes.min():.1f} to {minutes.max():.1f}, mean {minutes.mean():.1f}")
     if samples and samples[-1].resident:
         whole, other = slope(samples, lambda s: s.resident), slope(samples, lambda s: s.resident - s.held)
-        most = max(2.0, 15 / options.minutes)  # a short run is noisy
+        most = max(2.0, 30 / options.minutes)  # a short run is noisy
         say(f"memory: {samples[0].resident:.0f} MB at first, at most {max(s.resident for s in samples):.0f} MB, slope "
             f"{whole:+.1f} MB a minute")  # fmt: skip
         say(f"memory slope beside what sessions keep: {other:+.1f} MB a minute, allowed {most:.1f}", other <= most)

@@ -224,14 +224,13 @@ class Engine:
         return Session.resume(take, self.model, moment_bytes=self.cfg.moment_bytes)
 
     def _remove(self, stream: Stream) -> None:
-        self.streams.pop(stream.id, None)
         stream.playing, stream.reel = False, None
         if stream.work is not None:
             stream.work.close()
             stream.work = stream.wanted = None
         for done in stream.commands:
             settle(done.future, UserError("this session has ended; open another one"))
-        stream.session.park()  # whoever still holds the stream does not hold its cache
+        self.room.forget(stream)
         stream.tell("ended")
 
     def _play(self, stream: Stream) -> None:

@@ -25,6 +25,7 @@ from causvid.serve.shelf import Shelf
 log = logging.getLogger(__name__)
 
 KEEPS_UP = 0.9  # of real time: below it a stream stutters
+GIVE_BACK_EVERY = 5.0  # seconds
 RESERVE = 0.9  # share of the device that is promised; the rest is for compressing and sending pictures
 
 
@@ -59,6 +60,7 @@ class Room:
     draining: bool = False
     _behind_since: float | None = None
     _freed: bool = False  # since memory was last given back to the system
+    _gave_back: float = 0.0
 
     def __post_init__(self) -> None:
         self.shelf = Shelf(self.cfg.shelf_bytes)
@@ -167,6 +169,11 @@ class Room:
             except OSError:
                 log.exception("there is no place on disk for a session, it ends")
         self.remove(stream)
+
+    def forget(self, stream: Stream) -> None:
+        """A stream has ended."""
+        self.streams.pop(stream.id, None)
+        stream.session.park()  # whoever still holds the stream does not hold its cache
         self._freed = True
 
     def _evict(self) -> bool:
@@ -213,7 +220,6 @@ class Room:
             # a session that made nothing is not worth coming back to
             if not stream.watched and idle > (cfg.forget_after if session.num_chunks else limit):
                 self.remove(stream)
-                self._freed = True
         self.shelf.forget(cfg.forget_after)
         self._tell_speeds(now)
         playing = [stream for stream in self.streams.values() if stream.playing]
@@ -221,8 +227,8 @@ class Room:
             largest = max(playing, key=lambda stream: stream.session.nbytes)
             largest.playing = False
             largest.tell("limit", f"{self._no_memory()}; your stream is the largest, save it and begin a new one")
-        if self._freed:
-            self._freed = False
+        if self._freed and now - self._gave_back > GIVE_BACK_EVERY:
+            self._freed, self._gave_back = False, now
             give_memory_back()
 
     @property
