@@ -44,6 +44,7 @@ STAY = 30.0  # seconds that a watcher plays before it makes room
 class Tally:
     chunks: Counter = field(default_factory=Counter)  # by client, of those that only watch
     watched: Counter = field(default_factory=Counter)  # seconds of playing, by client
+    num_watchers: int = 0
     late: list[float] = field(default_factory=list)  # seconds that chunks of watchers came after their time
     counts: Counter = field(default_factory=Counter)
     errors: Counter = field(default_factory=Counter)  # of watchers, who do nothing wrong
@@ -199,9 +200,9 @@ async def soak(base: str, pid: int | None, options: argparse.Namespace, console:
     url = "ws://" + urlsplit(base).netloc + "/ws"
     end, tally, samples = time.monotonic() + 60 * options.minutes, Tally(), []
     odd = [slow_reader, vanisher, flooder, slow_reader, vanisher][: max(0, options.clients // 2 - 1)]
-    watchers = max(1, options.clients - len(odd) - 1)
+    tally.num_watchers = max(1, options.clients - len(odd) - 1)
     await asyncio.gather(
-        *(watcher(url, name, end, tally) for name in range(watchers)),
+        *(watcher(url, name, end, tally) for name in range(tally.num_watchers)),
         *(client(url, end, tally) for client in odd),
         fuzzer(url, end, options.fuzz, tally),
         measure(base, pid, end, samples, console),
@@ -234,10 +235,9 @@ def report(options: argparse.Namespace, tally: Tally, samples: list[Sample], lef
             f"Jain's index {jain:.3f}", jain > 0.9)  # fmt: skip
         late = np.quantile(tally.late, (0.5, 0.95))
         say(f"chunks came late by {late[0]:.2f} s (median) and {late[1]:.2f} s (95 %)")
-    shares = np.array([tally.watched[name] for name in range(max(tally.watched, default=-1) + 1)])
-    if len(shares):
-        minutes = shares / 60
-        say(f"minutes that watchers got to play: {minutes.min():.1f} to {minutes.max():.1f}, mean {minutes.mean():.1f}")
+    minutes = np.array([tally.watched[name] / 60 for name in range(tally.num_watchers)])
+    say(f"minutes that {len(minutes)} watchers got to play: {minutes.min():.1f} to {minutes.max():.1f}, mean "
+        f"{minutes.mean():.1f}")  # fmt: skip
     if samples and samples[-1].resident:
         whole, other = slope(samples, lambda s: s.resident), slope(samples, lambda s: s.resident - s.held)
         most = max(2.0, 30 / options.minutes)  # a short run is noisy
