@@ -7,6 +7,7 @@
 #   PRESET=wan-1.3b LAUNCH="torchrun --nproc-per-node 8 -m causvid.cli" runs/table4.sh
 # shellcheck disable=SC2046,SC2086  # settings are words
 set -euo pipefail
+trap 'exit 130' INT TERM # a stage that is interrupted saves and ends well: it is not finished
 
 PRESET=${PRESET:-vista}
 ROOT=${ROOT:-local}

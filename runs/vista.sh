@@ -9,6 +9,7 @@
 #   PIECE                 stop after about so many minutes with everything saved (exit code 75); again to go on
 # shellcheck disable=SC2086  # settings are words
 set -euo pipefail
+trap 'exit 130' INT TERM # a stage that is interrupted saves and ends well: it is not finished
 cd "$(dirname "$0")/.."
 
 ROOT=${ROOT:-local/vista}
@@ -56,7 +57,7 @@ start_from() { # folder copy: the newest checkpoint of a run, under a name that 
   fi
 }
 
-data=(--set "data=$ROOT/latents")
+read=(--set "data=$ROOT/latents" --set "text_init=$ROOT/text/weights/text.safetensors")
 teacher=(--set "teacher=$ROOT/teacher/weights")
 mkdir -p "$ROOT"
 
@@ -66,7 +67,7 @@ if [ -n "${CODEC:-}" ]; then
   piece "$PYTHON" scripts/package_vista.py --codec "$ROOT/codec/weights/codec.safetensors"
 fi
 
-# 2. The text encoder learns what captions say, long before there are pictures.
+# 2. The text encoder learns what captions say before there are pictures, and stays as it is.
 stage text "$TEXT" text
 
 # 3. Clips as latents. Workers render and encode; the shards that exist stay.
@@ -74,9 +75,9 @@ echo "== latents: $IMAGES images, $SHORT short clips, $LONG long ones"
 piece $CAUSVID latents -o "$ROOT/latents" --images "$IMAGES" --short "$SHORT" --long "$LONG" --workers "$WORKERS"
 
 # 4. The teacher sees both ways. 5. From it, one that is block-causal and denoises in many steps: a row of Table 4.
-stage teacher "$TEACHER" teacher "${data[@]}" --set "text_init=$ROOT/text/weights/text.safetensors" $TEACHER_SETTINGS
+stage teacher "$TEACHER" teacher "${read[@]}" $TEACHER_SETTINGS
 start_from teacher causal-start
-stage causal "$CAUSAL" teacher "${data[@]}" --set sight=causal --set "init=$ROOT/causal-start" --set align_weight=0 \
+stage causal "$CAUSAL" teacher "${read[@]}" --set sight=causal --set "init=$ROOT/causal-start" --set align_weight=0 \
   --set 'phases=[{"until":1.0,"mix":[0.1,0.3,0.6]}]' $CAUSAL_SETTINGS
 
 # 6. The teacher's trajectories. 7. A causal student that ends where they end.
