@@ -1,7 +1,9 @@
 """The quality judge: names what is wrong with a second of video and how much, whatever the video shows.
 
-It reads windows of 13 frames as six overlapping stacks of three, so that every pair of neighbours is seen. Its severity
-of spatial flaws is the frame quality, and the features before its last layer span the space of the set distances.
+It reads windows of 13 frames as six overlapping stacks of three, so that every pair of neighbours is seen. Sharpness at
+four scales, colour and light are measured for it: convolutions alone took blur for fog and burnt colours for a sunset.
+Its severity of spatial flaws is the frame quality, and the features before its last layer span the space of the set
+distances.
 """
 
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ STACKS = 6
 SPATIAL = ("blur", "noise", "saturation", "exposure")
 TEMPORAL = tuple(name for name in TRAINED if name not in SPATIAL)
 FEATURES = 96
+NUM_LOOKS, LOOKS_WIDTH = 30, 48
 
 
 @dataclass
@@ -44,19 +47,51 @@ class Quality:
         return float(np.minimum(1, 1 / np.maximum(self.distance, 1e-6)).mean())
 
 
+def looks_of(x: Tensor) -> Tensor:
+    """Pictures [N, 3, H, W] in [-1, 1] -> what sharpness, colour and light they have, [N, 30]: means, means over cells
+    of what is strongest in each, and the strongest of all."""
+    rgb = (x.float() + 1) / 2
+    light = rgb.mean(1, keepdim=True)
+    found, level = [], light
+    for scale in (1, 2, 4, 8):  # detail that the next coarser picture lacks: blur takes it from the finest first
+        coarser = F.avg_pool2d(level, 2)
+        detail = (level - F.interpolate(coarser, scale_factor=2, mode="nearest")).abs()
+        found += [(value + 1e-3).log() for value in _mean_and_peaks(detail, 8 // scale)]
+        level = coarser
+    most, least = rgb.amax(1, keepdim=True), rgb.amin(1, keepdim=True)
+    chroma = most - least
+    for value in (chroma, chroma / (most + 0.05), light, most, -least):
+        found += _mean_and_peaks(value, 8)
+    found += [clipped.float().mean((1, 2, 3)) for clipped in (most > 0.98, least < 0.02, light < 0.03)]
+    return torch.stack(found, 1)
+
+
+def _mean_and_peaks(value: Tensor, cell: int) -> list[Tensor]:
+    return [value.mean((1, 2, 3)), F.max_pool2d(value, cell).mean((1, 2, 3)), value.amax((1, 2, 3))]
+
+
+def _spread(value: Tensor) -> Tensor:
+    """The standard deviation of each map; var() takes three times as long."""
+    value = value.float()
+    return (value.square().mean((2, 3)) - value.mean((2, 3)).square()).clamp(min=0).add(1e-4).sqrt()
+
+
 class QualityJudge(nn.Module):
     def __init__(self) -> None:
         super().__init__()
+        self.looks_norm = nn.BatchNorm1d(NUM_LOOKS, affine=False)
+        self.looks = nn.Sequential(nn.Linear(NUM_LOOKS, 96), nn.ReLU(), nn.Linear(96, LOOKS_WIDTH), nn.ReLU())
         self.first = nn.Conv2d(15, 32, 5, 2, 2)
         self.levels = nn.ModuleList(
             [nn.Conv2d(32, 48, 3, 2, 1), nn.Conv2d(48, 64, 3, 1, 1), nn.Conv2d(64, 64, 3, 2, 1)]
         )
         self.norms = nn.ModuleList([nn.BatchNorm2d(c) for c in (32, 48, 64, 64)])
-        self.stack = nn.Sequential(nn.Linear(2 * (32 + 48 + 64 + 64) + 15, 128), nn.ReLU(), nn.Linear(128, FEATURES))
+        pooled = 2 * (32 + 48 + 64 + 64) + 15 + LOOKS_WIDTH
+        self.stack = nn.Sequential(nn.Linear(pooled, 128), nn.ReLU(), nn.Linear(128, FEATURES))
         self.time = nn.ModuleList([nn.Conv1d(FEATURES, FEATURES, 3, padding=1) for _ in range(2)])
         self.window = nn.Linear(3 * FEATURES, FEATURES)
         self.flaws = nn.Linear(FEATURES, len(TRAINED))
-        self.spatial = nn.Linear(FEATURES, 1)
+        self.spatial = nn.Linear(FEATURES + LOOKS_WIDTH, 1)
         self.temporal = nn.Linear(FEATURES, 1)
         self.clean_mean: Tensor
         self.clean_whitening: Tensor
@@ -72,10 +107,11 @@ class QualityJudge(nn.Module):
         stacks = torch.stack([x[:, 2 * i : 2 * i + 3] for i in range(STACKS)], 1).flatten(0, 1)  # [N*6, 3, 3, H, W]
         change = 4 * (stacks[:, 1:] - stacks[:, :-1])
         pixels = torch.cat([stacks, change], 1).flatten(1, 2)
-        y, pooled = pixels, [pixels.abs().mean((2, 3))]
+        looks = self.looks(self.looks_norm(looks_of(stacks[:, 1])))  # [N*6, 48] of the middle pictures
+        y, pooled = pixels, [pixels.abs().mean((2, 3)), looks]
         for layer, norm in zip([self.first, *self.levels], self.norms):
             y = F.relu(norm(layer(y)))
-            pooled += [y.mean((2, 3)), (y.float().var((2, 3)) + 1e-4).sqrt().to(y.dtype)]
+            pooled += [y.mean((2, 3)), _spread(y).to(y.dtype)]
         stack = F.relu(self.stack(torch.cat(pooled, 1))).unflatten(0, (n, STACKS))  # [N, 6, 96]
         z = stack.transpose(1, 2)
         for layer in self.time:
@@ -83,8 +119,9 @@ class QualityJudge(nn.Module):
         spread = (z.float().var(2) + 1e-4).sqrt().to(z.dtype)
         feature = self.window(torch.cat([z.mean(2), z.amax(2), spread], 1))
         active = F.relu(feature)
+        seen = torch.cat([z.transpose(1, 2), looks.unflatten(0, (n, STACKS))], 2)
         return {"flaws": self.flaws(active), "temporal": self.temporal(active)[:, 0],
-                "spatial": self.spatial(z.transpose(1, 2))[..., 0], "feature": feature, "stack": stack}  # fmt: skip
+                "spatial": self.spatial(seen)[..., 0], "feature": feature, "stack": stack}  # fmt: skip
 
     @torch.inference_mode()
     def read(self, frames: np.ndarray, batch: int = 8) -> Quality:
