@@ -36,7 +36,7 @@ Role = Literal["teacher", "student"]
 Told = Callable[[str, int, int], None]  # (what is being done, how many are done, of how many)
 ANCHOR_PROMPTS = 8  # that the bad references are measured on, at ten readings each
 DIVERSITY_PROMPTS = 16
-SHEET_PROMPTS, SHEET_FRAMES = 12, 4
+SHEET_PROMPTS, SHEET_FRAMES = 40, 4
 CEILING, FLOOR = "ground truth through the codec", "ground truth, captions exchanged"
 
 
