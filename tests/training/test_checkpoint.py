@@ -135,6 +135,12 @@ def test_a_run_refuses_other_settings_and_forgets_untaken_steps(tmp_path):
         Run(tmp_path, Config(width=5), data="abc")
 
 
+def test_a_run_killed_before_its_first_checkpoint_takes_all_steps_again(tmp_path):
+    Run(tmp_path, Config(), data="abc").log(1, loss=0.5)
+    Run(tmp_path, Config(), data="abc").log(1, loss=0.5)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
 def test_other_data_is_told(tmp_path, capsys):
     run = Run(tmp_path, Config(), data="abc")
     save_checkpoint(tmp_path / "checkpoints", 2, modules={}, optimizers={}, state={}, about=run.about)
@@ -148,3 +154,6 @@ def test_budget(monkeypatch):
     assert Budget(minutes=1.0, steps=10, seconds_before=30.0).progress(9) == pytest.approx(0.9)
     with pytest.raises(UserError, match="--minutes or --steps"):
         Budget()
+    for limits in ({"minutes": 0.0}, {"steps": -1}, {"minutes": float("nan"), "steps": 3}):
+        with pytest.raises(UserError, match="above 0"):
+            Budget(**limits)

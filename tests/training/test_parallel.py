@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from torch import nn
+from torch.distributed.distributed_c10d import Backend, BackendConfig
 
 from causvid.errors import UserError
 from causvid.training import parallel, shards
@@ -181,6 +182,18 @@ def test_any_number_of_processes_equals_one(tmp_path):
     train(resumed, 2, 3)
     for key, value in load(resumed).items():
         torch.testing.assert_close(value, expected[key], atol=2e-4, rtol=1e-3)
+
+
+def test_processes_with_accelerators_talk_about_both_kinds_of_tensors(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", asked.append)
+    monkeypatch.setattr(torch.cuda, "set_device", asked.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert parallel.start("cuda") == torch.device("cuda", 1)
+    device, backend = asked
+    assert device == 1 and BackendConfig(Backend(backend)).device_backend_map.keys() == {"cpu", "cuda"}
 
 
 def test_one_process_is_the_identity():

@@ -25,7 +25,8 @@ def start(device: str = "cpu") -> torch.device:
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
         if device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        # numbers of the clock and what checkpoints tell each other are on the CPU, which NCCL does not carry
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
     return torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
 
 

@@ -39,6 +39,8 @@ class Budget:
     def __post_init__(self) -> None:
         if self.minutes is None and self.steps is None:
             raise UserError("a run needs an end: give --minutes or --steps.")
+        if any(limit is not None and not limit > 0 for limit in (self.minutes, self.steps)):
+            raise UserError("--minutes and --steps say how much to train in all; give a number above 0.")
 
     @property
     def seconds(self) -> float:
@@ -101,10 +103,9 @@ class Run:
             temporary.write_text(json.dumps(self.config, indent=1) + "\n")
         with whole_file(self.folder / "env.json") as temporary:
             temporary.write_text(json.dumps(environment(self.commit), indent=1) + "\n")
-        if self.checkpoint is not None:
-            if self.checkpoint.about["data"] != self.data:
-                self.console.print("the data differs from what this run started with: resuming on the new data")
-            _forget_metrics_after(self.folder / "metrics.jsonl", self.checkpoint.step)
+        if self.checkpoint is not None and self.checkpoint.about["data"] != self.data:
+            self.console.print("the data differs from what this run started with: resuming on the new data")
+        _forget_metrics_after(self.folder / "metrics.jsonl", self.checkpoint.step if self.checkpoint else 0)
 
 
 def environment(commit: str | None) -> dict[str, Any]:
