@@ -54,6 +54,7 @@ def looks_of(x: Tensor) -> Tensor:
     light = rgb.mean(1, keepdim=True)
     found, level = [], light
     for scale in (1, 2, 4, 8):  # detail that the next coarser picture lacks: blur takes it from the finest first
+        level = level[..., : level.shape[-2] // 2 * 2, : level.shape[-1] // 2 * 2]
         coarser = F.avg_pool2d(level, 2)
         detail = (level - F.interpolate(coarser, scale_factor=2, mode="nearest")).abs()
         found += [(value + 1e-3).log() for value in _mean_and_peaks(detail, 8 // scale)]

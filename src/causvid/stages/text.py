@@ -1,7 +1,7 @@
-"""The text encoder's first lesson: to tell what a caption says. The teacher then goes on training it.
+"""The text encoder: it learns to tell what a caption says, and the teacher then reads it as it is.
 
 Captions cost nothing without their pictures, so in minutes the encoder reads more of them than a teacher ever sees, and
-the teacher starts from rows in which every attribute can be found. Readers ask the encoder's rows one question each,
+the teacher is given rows in which every attribute can be found. Readers ask the encoder's rows one question each,
 by attention, which is how the network will read them; they are dropped after training.
 
 Reads:  a world's captions with what they say (data/vista.py).
