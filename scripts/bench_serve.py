@@ -144,9 +144,7 @@ async def measure(url: str, options: argparse.Namespace, fps: float) -> None:
     print(f"one user, as fast as it goes: {await free_running(url, options.seconds):.1f} frames a second")
     rates = await real_time(url, options.users, options.seconds)
     worst, late = min(rate for rate, _ in rates), max(late for _, late in rates)
-    print(
-        f"{options.users} users: the slowest gets {worst:.1f} frames a second, chunks up to {late * 1e3:.0f} ms late"
-    )
+    print(f"{options.users} users: the slowest gets {worst:.1f} frames a second, chunks up to {late * 1e3:.0f} ms late")
     waits = await switches(url, 8, fps)
     print(f"prompt to screen: median {statistics.median(waits):.2f} s, worst {max(waits):.2f} s")
 

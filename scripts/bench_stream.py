@@ -1,6 +1,6 @@
 """An endless stream: does memory grow, do chunks slow down? Random weights, a sliding window with a sink.
 
-    python scripts/bench_stream.py [--chunks 2000] [--width 256] [--layers 8]
+python scripts/bench_stream.py [--chunks 2000] [--width 256] [--layers 8]
 """
 
 import argparse
