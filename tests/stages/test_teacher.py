@@ -14,7 +14,17 @@ from causvid.data.clips import Clip, PoolSpec, write_shard
 from causvid.errors import UserError
 from causvid.models.dit import VideoDiTConfig
 from causvid.stages import teacher
-from causvid.stages.teacher import LengthConfig, Phase, Sitting, TeacherConfig, World, draw_levels, flow_loss
+from causvid.stages.teacher import (
+    SETTLED,
+    LengthConfig,
+    Phase,
+    Sitting,
+    TeacherConfig,
+    World,
+    draw_levels,
+    flow_loss,
+    weigh_figures,
+)
 from causvid.tensor_files import read_tensors
 from causvid.text.vista import VistaText, VistaTextConfig
 from causvid.training.optim import OptimConfig
@@ -141,6 +151,38 @@ def test_the_loss_of_a_perfect_model_is_zero_and_of_silence_is_two():
     assert exact.max() < 1e-6
     silent = flow_loss(lambda x_t, sigma, text: torch.zeros_like(x_t), x0, None, sigma, eps)
     torch.testing.assert_close(silent.mean(), torch.tensor(2.0), atol=0.02, rtol=0)
+
+
+def test_places_that_show_a_figure_count_more_once_it_is_settled_where_they_are(data, rng):
+    """A model that is off by 0.5 everywhere has an error of 0.25 times the mean weight of a frame."""
+    cfg = config(data, figure_weight=3.0, first_figure=4)
+    truth = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    truth[0, :, 0, :3], truth[0, :, 1] = 4, 3  # three of 16 patches are figures; what comes before 4 is none
+    truth[1, 1] = 5
+    sigma = torch.tensor([[0.1, SETTLED, SETTLED + 1e-4], [1.0, 0.5, 0.0]])
+    x0, eps = torch.randn(2, 3, 4, 8, 8, generator=rng), torch.randn(2, 3, 4, 8, 8, generator=rng)
+    weight = weigh_figures(truth, sigma, cfg)
+    assert weight.shape == (2, 3, 8, 8) and (weight[0, 0, :2, :6] == 3).all() and weight[0, 0].sum() == 64 + 2 * 12
+    off = flow_loss(lambda x_t, sigma, text: flow.velocity(x0, eps) + 0.5, x0, None, sigma, eps, weight)
+    few = 1 + 2 * 3 / 16
+    torch.testing.assert_close(off, 0.25 * torch.tensor([[few, few, 1.0], [1.0, 3.0, 1.0]]))
+
+
+def test_figures_of_weight_1_are_places_like_all_others(data, tmp_path, rng):
+    """To the last bit: a plain run, one that weighs figures by 1, and one whose clips show none."""
+    x0, eps = torch.randn(2, 3, 4, 8, 8, generator=rng), torch.randn(2, 3, 4, 8, 8, generator=rng)
+    sigma = torch.rand(2, 3, generator=rng)
+    weight = weigh_figures(torch.full((2, 3, 4, 4), 4), sigma, config(data, first_figure=4))
+    plain, weighed = (flow_loss(lambda x, s, t: x, x0, None, sigma, eps, w) for w in (None, weight))
+    assert torch.equal(plain, weighed)
+
+    losses = []
+    for number, (factor, first) in enumerate([(1.0, 0), (3.0, 5), (3.0, 0)]):
+        changes = {"figure_weight": factor, "first_figure": first}
+        sitting = Sitting(config(data, **changes), tmp_path / str(number), torch.device("cpu"), WORLD)
+        batch = sitting.pools[0].batch(0, 4, 1, 0)
+        losses.append(sitting.loss(batch, sitting.cfg.lengths[0], torch.Generator().manual_seed(0))[1].detach())
+    assert torch.equal(losses[0], losses[1]) and not torch.equal(losses[0], losses[2])
 
 
 def test_a_causal_teacher_has_a_level_per_chunk_and_never_sees_ahead(data, tmp_path):

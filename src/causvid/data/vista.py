@@ -21,7 +21,8 @@ CAPTIONS_PER_CLIP = 4
 VIEWS_PER_SCENE = 4  # drawing the scenery is most of the cost of one picture, so a scene gives several
 
 # A patch of hero or second entity is told apart by what it is and its colour; scenery by its kind.
-NUM_CLASSES = len(KINDS) + len(vista.HEROES) * len(vista.COLOURS)
+FIRST_FIGURE = len(KINDS)
+NUM_CLASSES = FIRST_FIGURE + len(vista.HEROES) * len(vista.COLOURS)
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def codec_identity() -> str:
 
 
 def _figure(hero: str) -> int:
-    return len(KINDS) + vista.HEROES.index(hero) * len(vista.COLOURS)
+    return FIRST_FIGURE + vista.HEROES.index(hero) * len(vista.COLOURS)
 
 
 def _captions(scene: vista.Scene, seed: int) -> list[str]:

@@ -21,7 +21,7 @@ from causvid import flow, sample
 from causvid.checkpoints import config_metadata
 from causvid.chunks import Span, chunk_bounds, hold_per_chunk
 from causvid.data.clips import Batch, Pool
-from causvid.data.vista import NUM_CLASSES
+from causvid.data.vista import FIRST_FIGURE, NUM_CLASSES
 from causvid.errors import UserError
 from causvid.models.dit import VideoDiT, VideoDiTConfig
 from causvid.noise import seeded
@@ -41,6 +41,7 @@ from causvid.training.sheet import draw_sheet
 LOG_EVERY = 10  # steps
 STATUS_SECONDS = 20.0
 SHEET_SEED = 0x5EED
+SETTLED = 0.9  # the level below which one can tell where a figure is: there, weights do not shift what is likely
 
 # ---- config --------------------------------------------------------------------------------------------------------
 
@@ -80,6 +81,10 @@ class TeacherConfig:
     align_weight: float = 0.5  # of the renderer's patch classes as a second target; 0 = off
     align_layer: int = 3  # the block whose output must tell them
     num_classes: int = NUM_CLASSES  # of the patch classes
+    # Of patches that show a figure, in the loss at levels where its place is already settled: the eye goes there, and
+    # they are a tenth of the picture. 1 = as all others.
+    figure_weight: float = 1.0
+    first_figure: int = FIRST_FIGURE  # patch classes from this number on are figures
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     compile: bool = False
     seed: int = 0
@@ -120,10 +125,20 @@ PRESETS = {"vista": VISTA}
 # ---- losses --------------------------------------------------------------------------------------------------------
 
 
-def flow_loss(model: Velocity, x0: Latents, text: Any, sigma: FrameSigma, eps: Latents) -> FrameSigma:
-    """Flow matching: the mean squared error of the velocity, frame by frame."""
+def flow_loss(
+    model: Velocity, x0: Latents, text: Any, sigma: FrameSigma, eps: Latents, weight: Tensor | None = None
+) -> FrameSigma:
+    """Flow matching: the mean squared error of the velocity, frame by frame. `weight` [B, T, h, w] is of each place."""
     x_t = flow.add_noise(x0, eps, sigma)
-    return (model(x_t, sigma, text) - flow.velocity(x0, eps)).square().mean(dim=(2, 3, 4))
+    error = (model(x_t, sigma, text) - flow.velocity(x0, eps)).square().mean(dim=2)
+    return (error if weight is None else error * weight).mean(dim=(2, 3))
+
+
+def weigh_figures(truth: Tensor, sigma: FrameSigma, cfg: TeacherConfig) -> Tensor:
+    """From patch classes [B, T, gh, gw] the loss's weight of each place of the latents [B, T, h, w]."""
+    weighed = (truth >= cfg.first_figure) & (sigma <= SETTLED)[:, :, None, None]
+    weight = 1 + (cfg.figure_weight - 1) * weighed.float()
+    return weight.repeat_interleave(cfg.model.patch, 2).repeat_interleave(cfg.model.patch, 3)
 
 
 def draw_levels(batch: int, bounds: list[Span], rng: torch.Generator, shifts: tuple[float, ...]) -> FrameSigma:
@@ -278,7 +293,10 @@ class Sitting:
         x0 = batch.latents[rows].to(self.device)
         with fast_training(self.device, getattr(torch, cfg.dtype)):
             model = self.velocity(self.teacher.model, length.num_frames)
-            per_frame = flow_loss(model, x0, self.teacher.text(captions), sigma, eps)
+            weight = None
+            if cfg.figure_weight != 1 and batch.truth is not None:
+                weight = weigh_figures(batch.truth[rows].to(self.device), sigma, cfg)
+            per_frame = flow_loss(model, x0, self.teacher.text(captions), sigma, eps, weight)
             loss = per_frame.mean()
             if cfg.align_weight and batch.truth is not None:
                 loss = loss + cfg.align_weight * self.alignment(batch.truth[rows].to(self.device))
