@@ -17,6 +17,7 @@ from causvid.adapters import AdapterConfig
 from causvid.cache import KVCache
 from causvid.checkpoints import load_dit
 from causvid.chunks import chunk_bounds
+from causvid.data.prompts import Script, one_prompt
 from causvid.errors import UserError
 from causvid.lora import LoraSet, read_lora
 from causvid.noise import chunk_noise
@@ -76,6 +77,21 @@ def test_a_roll_out_is_what_a_viewer_sees(student, text):
     streamed = torch.cat([stream.step(text) for _ in range(3)], dim=1)[:, : CLIP[0]]
     made = roll_out(student, STUDENT, (6, *CLIP[1:]), text, seeded_noise)[:, : CLIP[0]]
     assert torch.equal(made, streamed)
+
+
+def test_a_prompt_that_changes_on_the_way_is_what_a_viewer_sees(student, text, rng):
+    other = torch.randn(2, 6, 16, generator=rng)
+    texts = [text, other, other]
+    stream = Rollout(student.model, STUDENT, CLIP[1:], seeds=(5, 6))
+    streamed = torch.cat([stream.step(words) for words in texts], dim=1)[:, : CLIP[0]]
+    made = roll_out(student, STUDENT, (6, *CLIP[1:]), texts, seeded_noise)[:, : CLIP[0]]
+    assert torch.equal(made, streamed)
+    kept = roll_out(student, STUDENT, CLIP, text, seeded_noise)
+    assert torch.equal(kept[:, :2], made[:, :2]) and not torch.equal(kept[:, 2:], made[:, 2:])
+    # with gradients too: every chunk has those of its own words
+    exits = [1, 0, 1]
+    made = roll_out(student, STUDENT, CLIP, texts, seeded_noise, exits, grad=True)
+    torch.testing.assert_close(made, roll_out(student, STUDENT, CLIP, texts, seeded_noise, exits), atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("exits", [[0, 0, 0], [2, 2, 2], [3, 0, 2]], ids=str)
@@ -148,6 +164,17 @@ def test_the_student_learns_from_its_update_and_the_critic_from_its_own(world, t
     left = [p for module in sitting.actors.trained.values() for p in module.parameters() if p.grad is not None]
     assert not left
     assert len(frozen) > 10 and all(torch.equal(a, b) for a, b in zip(frozen, teacher()))
+
+
+def test_the_student_reads_prompts_as_they_come_and_the_teacher_the_whole(world, tmp_path):
+    sitting = Sitting(dmd_config(world, input="self", batch=2), tmp_path, CPU, GALLERY)
+    scripts = [Script("red car blue", ((0, "red car"), (1, "blue car"), (4, "car"))), one_prompt("red")]
+    sitting.scripts = lambda number: scripts[number % 2]
+    texts = sitting.text_of_chunks(scripts)
+    told = [["red car", "red"], ["blue car", "red"], ["car", "red"]]  # in the chunks from frames 0, 2 and 4 on
+    assert all(torch.equal(text, sitting.student_words(prompts)) for text, prompts in zip(texts, told, strict=True))
+    (_, text), _ = sitting.update_student(0.0)
+    assert torch.equal(text, sitting.words(["red car blue", "red"]))
 
 
 def test_noised_data_has_a_level_per_chunk_and_the_video_is_the_students_guess(world, tmp_path):

@@ -1,6 +1,11 @@
-"""Prompts to train on, as a function of their number: the world's own endless captions, or the lines of a text file."""
+"""Prompts to train on, as a function of their number: the world's own endless captions, or the lines of a text file.
+
+A clip whose prompt changes has a script: what it shows from beginning to end in one sentence, which a teacher that sees
+the whole clip is told, and the prompts that a stream is given one after the other, none of which knows the next.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,6 +18,46 @@ VISTA = "vista"
 FIRST_SCENE = 2_000_000_000  # after the scenes that pools of clips are made of
 
 Prompts = Callable[[int], str]  # number -> prompt; never ends
+
+
+@dataclass(frozen=True)
+class Script:
+    whole: str
+    cues: tuple[tuple[int, str], ...]  # (from this latent frame on, the prompt), the first from 0 on
+
+    def at(self, frame: int) -> str:
+        """The prompt in force."""
+        return [prompt for start, prompt in self.cues if start <= frame][-1]
+
+
+def one_prompt(prompt: str) -> Script:
+    return Script(prompt, ((0, prompt),))
+
+
+Scripts = Callable[[int], Script]
+
+
+def read_scripts(source: str, seed: int, changing: float) -> Scripts:
+    """`changing`: the share of Vista's clips with events that is told of each when it comes, not from the start."""
+    prompts = read_prompts(source, seed)
+
+    def script(number: int) -> Script:
+        if source == VISTA and mix(seed, number) % 1000 < 1000 * changing:
+            return vista_script(number)
+        return one_prompt(prompts(number))
+
+    return script
+
+
+def vista_script(number: int) -> Script:
+    from causvid.data.vista import FPS
+    from causvid.worlds import vista
+    from causvid.worlds.vista.captions import timeline_prompts
+
+    scene_seed = FIRST_SCENE + number
+    scene, words = vista.sample_scene(scene_seed), mix(scene_seed)
+    cues = [(round(start * FPS / 4), prompt) for start, prompt in timeline_prompts(scene, words)]
+    return Script(vista.caption(scene, words, "train", drop=0.0), tuple(cues))
 
 
 def read_prompts(source: str, seed: int) -> Prompts:

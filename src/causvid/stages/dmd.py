@@ -17,7 +17,7 @@ from causvid import flow
 from causvid.adapters import AdapterConfig
 from causvid.chunks import chunk_bounds, hold_per_chunk
 from causvid.data.clips import Pool
-from causvid.data.prompts import VISTA, read_prompts
+from causvid.data.prompts import VISTA, Script, one_prompt, read_scripts
 from causvid.errors import UserError
 from causvid.models.dit import VideoDiTConfig
 from causvid.presets import PAPER_STUDENT, VISTA_DIT, VISTA_STUDENT, WAN_DIT, WAN_STUDENT
@@ -66,6 +66,9 @@ class DMDConfig:
     exit: Literal["shared", "per chunk", "last"] = "shared"  # self: which step of a chunk learns
     sight: Literal["both ways", "causal"] = "both ways"  # of teacher and critic; causal is the ablation
     prompts: str = VISTA  # self: 'vista', or a text file
+    # self: the share of Vista's clips whose student is told of a change when it comes, by another prompt on the same
+    # past, while the teacher is told from the start
+    changing: float = 0.0
     data: str | None = None  # data: folder of pools
     pool: str = "long"
     critic_updates: int = 5  # for each of the student (paper, section 5)
@@ -90,6 +93,10 @@ class DMDConfig:
             raise UserError("input=data noises real clips; set data to a folder of latents, or set input=self.")
         if self.input == "data" and self.student.first_sigmas:
             raise UserError("input=data knows one list of levels; leave out student.first_sigmas, or set input=self.")
+        if self.changing and (self.input == "data" or self.prompts != VISTA):
+            raise UserError(
+                "only Vista's own prompts can change on the way; set changing=0, or input=self prompts=vista."
+            )
         if 0 < self.replay < self.batch:
             raise UserError(
                 f"a replay of {self.replay} videos is smaller than a batch; set it to {self.batch} or more."
@@ -201,8 +208,13 @@ def train(
 class Inputs:
     """A batch to make videos from, known whole on every rank."""
 
-    prompts: list[str]
+    scripts: list[Script]
     latents: Latents | None  # clips, where they are noised
+
+    @property
+    def prompts(self) -> list[str]:
+        """Of the clips as wholes."""
+        return [script.whole for script in self.scripts]
 
 
 class Sitting:
@@ -211,7 +223,7 @@ class Sitting:
     def __init__(self, cfg: DMDConfig, run_dir: Path, device: torch.device, gallery: Gallery) -> None:
         self.cfg, self.device, self.gallery = cfg, device, gallery
         self.pool = Pool(Path(cfg.data), cfg.pool) if cfg.input == "data" and cfg.data else None
-        self.prompts = read_prompts(cfg.prompts, cfg.seed) if self.pool is None else None
+        self.scripts = read_scripts(cfg.prompts, cfg.seed, cfg.changing) if self.pool is None else None
         self.run = Run(run_dir, cfg, data=self.pool.identity if self.pool else f"prompts {cfg.prompts}")
         self.run.status(str(memory_need(cfg, parallel.num_ranks())))
         torch.manual_seed(cfg.seed)
@@ -318,20 +330,29 @@ class Sitting:
     def make_video(self, inputs: Inputs, draws: Draws, *, grad: bool) -> Latents:
         """The student's estimate of a clean clip, from noised data or on its own past."""
         cfg, student = self.cfg, self.actors.student
-        text = self.student_words(inputs.prompts[draws.rows])
         if inputs.latents is None:
+            texts = self.text_of_chunks(inputs.scripts[draws.rows])
 
             def noise(chunk: int, draw: int, frames: int) -> Latents:
                 return draws.normal((frames, *cfg.clip[1:]), VIDEO, chunk, draw)
 
             exits = self.exits(draws)
-            return roll_out(student, cfg.student, cfg.clip, text, noise, exits, grad=grad)
+            return roll_out(student, cfg.student, cfg.clip, texts, noise, exits, grad=grad)
+        text = self.student_words(inputs.prompts[draws.rows])
         num_levels = len(cfg.student.sigmas) - 1
         per_chunk = draws.integers(num_levels, (len(self.bounds),), VIDEO, 0)
         sigma = torch.tensor(cfg.student.sigmas, device=self.device)[hold_per_chunk(per_chunk, self.bounds)]
         x_t = flow.add_noise(draws.cut(inputs.latents), draws.normal(cfg.clip, VIDEO, 1), sigma)
         with torch.set_grad_enabled(grad):
             return flow.x0_from_velocity(x_t, student(x_t, sigma, text), sigma)
+
+    def text_of_chunks(self, scripts: list[Script]) -> list[Text]:
+        """What the student reads while it makes each chunk; encoded again only where a prompt changes."""
+        prompts = [[script.at(start) for script in scripts] for start, _ in self.bounds]
+        texts = [self.student_words(prompts[0])]
+        for before, now in zip(prompts[:-1], prompts[1:]):
+            texts.append(texts[-1] if now == before else self.student_words(now))
+        return texts
 
     def exits(self, draws: Draws) -> list[int] | None:
         """The step at which each chunk leaves, the same for all clips of the batch, on all ranks."""
@@ -354,9 +375,9 @@ class Sitting:
         place, self.drawn = self.drawn, self.drawn + batch
         if self.pool is not None:
             clips = self.pool.batch(place, batch, self.cfg.clip[0], self.cfg.seed)
-            return Inputs(clips.captions, clips.latents)
-        assert self.prompts is not None
-        return Inputs([self.prompts(number) for number in range(place, self.drawn)], None)
+            return Inputs([one_prompt(caption) for caption in clips.captions], clips.latents)
+        assert self.scripts is not None
+        return Inputs([self.scripts(number) for number in range(place, self.drawn)], None)
 
     def draws(self, turn: int, rows: slice = slice(0, 0), batch: int | None = None) -> Draws:
         return Draws((self.cfg.seed, self.step, turn), batch or self.cfg.batch, rows, self.device)

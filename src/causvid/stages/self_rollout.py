@@ -24,30 +24,35 @@ def roll_out(
     network: Network,
     cfg: RolloutConfig,
     clip: tuple[int, ...],
-    text: Text,
+    text: Text | Sequence[Text],
     noise: ChunkNoise,
     exits: Sequence[int] | None = None,
     *,
     grad: bool = False,
 ) -> Latents:
-    """A clip of `clip` = (T, C, H, W), chunk by chunk with a cache.
+    """A clip of `clip` = (T, C, H, W), chunk by chunk with a cache. `text` may be one for every chunk: the past is then
+    kept as it was made, under the words of its time.
 
     `exits[i]` is the step of chunk i whose prediction counts and after which no other is taken; None: the last one.
     With `grad`, gradients flow through that step alone: what came before it, and the past, are constants."""
-    memory = network.remember(text)
+    num_frames, _, height, width = clip
+    bounds = chunk_bounds(num_frames, cfg.chunk, cfg.first_chunk)
+    texts = [text] * len(bounds) if isinstance(text, Tensor) else text
+    memories = [network.remember(texts[0])]
+    for before, now in zip(texts[:-1], texts[1:]):
+        memories.append(memories[-1] if now is before else network.remember(now))
+    chunk = 0
 
     def taken(x: Latents, sigma: FrameSigma, text: Text, *, past: Past) -> Latents:
-        return network(x, sigma, text if torch.is_grad_enabled() else memory, past=past)
+        return network(x, sigma, text if torch.is_grad_enabled() else memories[chunk], past=past)
 
-    num_frames, _, height, width = clip
     cache = KVCache(
         network.model.cache_shape(height, width),
         cfg.policy,
-        batch=len(text),
+        batch=len(texts[0]),
         max_frames=num_frames,
-        device=text.device,
+        device=texts[0].device,
     )
-    bounds = chunk_bounds(num_frames, cfg.chunk, cfg.first_chunk)
     out = []
     for chunk, (start, stop) in enumerate(bounds):
         past, sigmas = cache.at_hand(stop - start), cfg.chunk_sigmas(start == 0)
@@ -58,9 +63,9 @@ def roll_out(
 
         # without gradients, leaving at a step is the same as a schedule that goes from its level straight to 0
         schedule, grad_step = (sigmas, last) if grad else ((*sigmas[: last + 1], 0.0), None)
-        x0 = denoise_chunk(taken, draw(0), schedule, text, draw, past=past, grad_step=grad_step)
+        x0 = denoise_chunk(taken, draw(0), schedule, texts[chunk], draw, past=past, grad_step=grad_step)
         if stop < num_frames:
-            commit_chunk(taken, x0.detach(), text, past)
+            commit_chunk(taken, x0.detach(), texts[chunk], past)
         out.append(x0)
     return torch.cat(out, dim=1)
 
