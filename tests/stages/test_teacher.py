@@ -1,12 +1,15 @@
 """The teacher stage at a size of milliseconds: exact resume, a falling loss, causal sight, two processes as one."""
 
 import json
+import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing as mp
 
 from causvid import flow
 from causvid.chunks import chunk_bounds
@@ -27,6 +30,7 @@ from causvid.stages.teacher import (
 )
 from causvid.tensor_files import read_tensors
 from causvid.text.vista import VistaText, VistaTextConfig
+from causvid.training import parallel
 from causvid.training.optim import OptimConfig
 
 WORDS = ("red", "blue", "car")
@@ -247,3 +251,26 @@ def test_an_encoder_that_has_learnt_already_is_left_as_it_is(data, tmp_path):
     assert all(torch.equal(kept[name], given[name]) for name in given)
     alone = teacher.train(config(data), tmp_path / "alone", steps=3, world=WORLD)
     assert any(not torch.equal(read_tensors(alone / "text.safetensors")[name], given[name]) for name in given)
+
+
+def worker(rank: int, port: int, cfg: TeacherConfig, folder: Path) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0")
+    torch.set_num_threads(1)
+    parallel.start()
+    try:
+        teacher.train(cfg, folder, steps=3, world=WORLD)
+    finally:
+        parallel.stop()
+
+
+def test_two_processes_equal_one_on_the_union_batch(data, tmp_path):
+    """With an encoder that is not trained and a sheet after every step: passes that no backward pass follows."""
+    VistaText(config(data).text, WORDS).save(tmp_path / "text.safetensors", torch.float32)
+    optim = OptimConfig(lr=1e-3, muon=False, warmup=1)
+    cfg = config(data, text_init=str(tmp_path / "text.safetensors"), optim=optim, sample_minutes=0.0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(worker, (port, cfg, tmp_path / "two"), nprocs=2)
+    one = teacher.train(cfg, tmp_path / "one", steps=3, world=WORLD)
+    assert_equal(one, tmp_path / "two/weights", atol=2e-4, rtol=1e-3)

@@ -96,7 +96,8 @@ def shard(model: M, blocks: Iterable[nn.Module] = (), *, dtype: torch.dtype | No
         policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
         for block in blocks:
             fully_shard(block, mp_policy=policy)
-        fully_shard(model, mp_policy=policy)
+        # what is frozen has no backward pass, after which a root would scatter its parameters again
+        fully_shard(model, mp_policy=policy, reshard_after_forward=True)
     return model
 
 
