@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from causvid.cache import KVCache
+from causvid.chunks import chunk_bounds
 from causvid.models import dit as dit_module
 from causvid.models.dit import VideoDiT, is_island, num_parameters
 from tiny_models import TINY, random_dit
@@ -110,3 +112,32 @@ def test_attention_by_products_is_attention(monkeypatch, limits):
     q, k, v = (torch.randn(2, 3, n, 8, dtype=torch.float64, generator=rng) for n in (5, 11, 11))
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)
     assert (dit_module.attention_by_products(q, k, v) - expected).abs().max() <= 1e-12
+
+
+# ---- landmarks -----------------------------------------------------------------------------------------------------
+
+MARKED = replace(TINY, in_channels=4 + 3, landmarks=4)
+
+
+def test_where_all_tokens_are_alike_only_landmarks_tell_them_apart(dit):
+    """Rotations do not: whatever the attention, every token averages the same values."""
+    x, sigma, text = torch.ones(1, 5, 4, 6, 10), torch.full((1, 5), 0.7), inputs(1)[2]
+    alike = dit(x, sigma, text).unflatten(3, (3, 2)).unflatten(5, (5, 2)).movedim(2, -1)  # [1, T, gh, p, gw, p, C]
+    assert (alike - alike[:, :1, :1, :, :1]).abs().max() <= 1e-5
+    told = random_dit(MARKED)(x, sigma, text)
+    first, second, last = told[0, 0], told[0, 1], told[0, 4]
+    assert (first - second).abs().max() > 0.01 and (told[0, 3] - last).abs().max() <= 0.02 * (first - last).abs().max()
+    assert (first[:, :2] - first[:, 4:]).abs().max() > 0.01 and (first[..., :2] - first[..., 8:]).abs().max() > 0.01
+
+
+def test_landmarks_are_the_same_in_a_stream_as_in_a_clip():
+    model, (x, sigma, text) = random_dit(MARKED), inputs(frames=6)
+    bounds = chunk_bounds(6, 2)
+    whole = model(x, sigma, text, bounds=bounds)
+    cache = KVCache(model.cache_shape(6, 10), batch=2, max_frames=6)
+    for start, stop in bounds:
+        past = cache.at_hand(stop - start)
+        assert (
+            model(x[:, start:stop], sigma[:, start:stop], text, past=past) - whole[:, start:stop]
+        ).abs().max() <= 1e-5
+        past.commit()

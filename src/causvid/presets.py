@@ -15,7 +15,7 @@ VISTA_DIT = VideoDiTConfig(
     ffn_width=768,
     num_heads=4,
     num_layers=8,
-    in_channels=16,
+    in_channels=16 + 3,
     out_channels=16,
     patch=2,
     freq_width=256,
@@ -23,6 +23,7 @@ VISTA_DIT = VideoDiTConfig(
     text_length=64,  # the longest captions of the grammar have 49 words
     eps=1e-6,
     precision="islands",
+    landmarks=21,
 )
 VISTA_DIT_WIDE = replace(VISTA_DIT, width=384, ffn_width=1536, num_heads=6, num_layers=12)  # for a GPU
 

@@ -12,6 +12,7 @@ Noise levels are per latent frame, [B, T], and modulate their frame by broadcast
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol, cast, runtime_checkable
@@ -54,6 +55,10 @@ class VideoDiTConfig:
     text_length: int
     eps: float
     precision: Precision
+    # The last three input channels are then made here: a token's row, column and frame, which stands still after this
+    # many frames. Rotations tell distances only: of pure noise no token can know whether it is the first or the last,
+    # so small networks never learn to put sky above and "then night falls" at the end. 0: none, as in Wan.
+    landmarks: int = 0
 
     @property
     def head_width(self) -> int:
@@ -168,6 +173,18 @@ class PatchEmbedding(nn.Conv3d):
         p = self.kernel_size[1]
         patches = rearrange(x, "B T C (h p) (w q) -> B T (h w) (C p q)", p=p, q=p)
         return F.linear(patches, self.weight.flatten(1), self.bias)  # [B, T, S, D]
+
+
+def landmarks(x: Latents, first_frames: Sequence[int], num_frames: int) -> Tensor:
+    """Row, column and frame as [B, T, 3, h, w], each from -1 to 1; frames reach 1 at number `num_frames` - 1."""
+    batch, frames, _, height, width = x.shape
+    starts = torch.tensor(first_frames, device=x.device)[:, None]
+    time = (starts + torch.arange(frames, device=x.device)).clamp(max=num_frames - 1) / (num_frames - 1) * 2 - 1
+    rows = torch.linspace(-1, 1, height, device=x.device)
+    columns = torch.linspace(-1, 1, width, device=x.device)
+    shape = (batch, frames, height, width)
+    planes = rows[:, None], columns, time[:, :, None, None]
+    return torch.stack([plane.expand(shape) for plane in planes], dim=2).to(x.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -344,6 +361,8 @@ class VideoDiT(nn.Module):
         )
 
         level, levels = self._embed_sigma(sigma, dtype)
+        if self.cfg.landmarks:
+            x_t = torch.cat([x_t, landmarks(x_t, first_frames, self.cfg.landmarks)], dim=2)
         x = self.patch_embedding(x_t).to(level.dtype)  # [B, T, S, D]
         texts = self._text_per_layer(text, dtype)
         for block, block_text in zip(self.blocks, texts):
