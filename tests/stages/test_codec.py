@@ -1,6 +1,8 @@
 """The codec stage at a size of milliseconds: exact resume, a falling error, losses with known answers."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +48,18 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
     assert whole.keys() == parts.keys() and len(whole) > 20
     for name in whole:
         assert torch.equal(whole[name], parts[name]), name
+
+
+def test_an_interrupted_run_is_saved_and_not_calibrated(tmp_path):
+    def interrupting(index: int, num_frames: int) -> np.ndarray:
+        if index == TINY.pool + 2:  # the clip that comes in at the end of the third step
+            os.kill(os.getpid(), signal.SIGINT)
+        return stripes(index, num_frames)
+
+    assert codec.train(TINY, tmp_path, steps=6, clips=interrupting, held_out=stripes) == tmp_path
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+    assert not (tmp_path / "weights").exists() and not list((tmp_path / "samples").iterdir())
+    train(tmp_path)  # and it goes on
 
 
 def test_training_beats_the_linear_start(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import nn
 from torch.distributed.distributed_c10d import Backend, BackendConfig
 
 from causvid.errors import UserError
-from causvid.training import parallel, shards
+from causvid.training import parallel, run, shards
 from causvid.training.checkpoint import list_checkpoints, load_checkpoint, read_checkpoint, save_checkpoint
 from causvid.training.ema import EMA
 from causvid.training.optim import OptimConfig, all_parameters, build_optimizers, step_all
@@ -99,6 +100,10 @@ def two(rank: int, folder: Path) -> None:
     assert parallel.first_decides(float(rank + 3)) == 3
     with pytest.raises(UserError, match="a batch of 3"):
         parallel.my_rows(3)
+    for interrupted, steps in ((0, 2), (1, 4)):  # in their second step; the first rank decides
+        sitting = Interrupted(rank == interrupted)
+        assert run.take_steps(sitting, run.Budget(steps=4), save_minutes=0.0) == (interrupted == 1)
+        assert sitting.step == steps
     train(folder / "one", 2, 3)  # what a single process began
     train(folder / "two", 0, 2)
     train(folder / "two", 2, 3)
@@ -121,6 +126,21 @@ def two(rank: int, folder: Path) -> None:
         parallel.wait_for_all()
         with pytest.raises(UserError, match="resumes from the one before"):
             load(folder / file)
+
+
+class Interrupted:
+    """A sitting that only counts, until it is sent a signal."""
+
+    def __init__(self, is_it: bool) -> None:
+        self.is_it, self.step, self.seconds = is_it, 0, 0.0
+
+    def take_step(self, progress: float) -> None:
+        self.step += 1
+        if self.is_it and self.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def save(self) -> None:
+        parallel.wait_for_all()
 
 
 def full_disk(*args) -> None:

@@ -33,7 +33,7 @@ from causvid.training.checkpoint import Checkpoint, load_checkpoint, save_checkp
 from causvid.training.cpu import fast_training
 from causvid.training.ema import EMA
 from causvid.training.optim import OptimConfig, learning_rate, orthogonalize, step_all
-from causvid.training.run import Budget, Run, stop_signal
+from causvid.training.run import Budget, Run, take_steps
 from causvid.training.sheet import draw_sheet
 
 LOG_EVERY = 20  # steps
@@ -234,22 +234,17 @@ def train(
     clips: Clips | None = None,
     held_out: Clips | None = None,
 ) -> Path:
-    """Train until the budget is used up, or resume and do so. Returns the weight file; `clips`: the world Vista."""
+    """Train until the budget is used up, or resume and do so. Returns the weight file, or the folder of a run that was
+    interrupted; `clips`: the world Vista."""
     sitting = Sitting(cfg, run_dir, clips or vista_clips("train"), held_out or vista_clips("val"))
-    budget = Budget(minutes, steps, sitting.seconds)
-    last_save = last_sheet = budget.seconds
-    with stop_signal() as stopped:
-        while (progress := budget.progress(sitting.step)) < 1 and not stopped:
-            sitting.take_step(progress)
-            sitting.seconds = budget.seconds
-            if budget.seconds - last_save > 60 * cfg.checkpoint_minutes:
-                sitting.save()
-                last_save = budget.seconds
-            if budget.seconds - last_sheet > 60 * cfg.sample_minutes:
-                sitting.look()
-                last_sheet = budget.seconds
-    sitting.save()
-    return sitting.freeze()
+    finished = take_steps(
+        sitting,
+        Budget(minutes, steps, sitting.seconds),
+        save_minutes=cfg.checkpoint_minutes,
+        show_minutes=cfg.sample_minutes,
+        show=lambda progress: sitting.look(),
+    )
+    return sitting.freeze() if finished else run_dir
 
 
 class Sitting:
@@ -330,7 +325,6 @@ class Sitting:
         calibrate(network, (video_from_frames([self.held_out(1000 + i, POOL_FRAMES)]) for i in range(count)))
         file = self.run.folder / "weights" / "codec.safetensors"
         VistaCodec(network).save(file)
-        self.look()
         return file
 
     def save(self) -> None:

@@ -47,7 +47,7 @@ from causvid.training.checkpoint import Checkpoint, load_checkpoint, save_checkp
 from causvid.training.ema import EMA
 from causvid.training.monitors import LossBySigma
 from causvid.training.optim import OptimConfig, all_parameters, build_optimizers, learning_rate, step_all
-from causvid.training.run import Budget, Run, stop_signal
+from causvid.training.run import Budget, Run, take_steps
 
 LOG_EVERY = 10  # steps
 STATUS_SECONDS = 20.0
@@ -194,21 +194,13 @@ def train(
     cfg.check()
     place = parallel.start(device)
     sitting = Sitting(cfg, run_dir, place, gallery or open_gallery(cfg.teacher, place))
-    budget = Budget(minutes, steps, sitting.seconds)
-    last_save = last_sheet = budget.seconds
-    with stop_signal() as stopped:
-        while (progress := budget.progress(sitting.step)) < 1 and not parallel.first_decides(len(stopped)):
-            sitting.take_step(progress)
-            sitting.seconds = budget.seconds
-            if parallel.first_decides(budget.seconds - last_save) > 60 * cfg.checkpoint_minutes:
-                sitting.save()
-                last_save = budget.seconds
-            if parallel.first_decides(budget.seconds - last_sheet) > 60 * cfg.sample_minutes:
-                sitting.write_sheet()
-                last_sheet = budget.seconds
-    sitting.save()
-    if not stopped:  # who interrupts does not want to wait
-        sitting.write_sheet()
+    take_steps(
+        sitting,
+        Budget(minutes, steps, sitting.seconds),
+        save_minutes=cfg.checkpoint_minutes,
+        show_minutes=cfg.sample_minutes,
+        show=lambda progress: sitting.write_sheet(),
+    )
     weights = run_dir / "weights"
     write_weights(weights / "student.safetensors", sitting.average, config_metadata(cfg.model))
     hand_on_words(cfg.teacher, weights)

@@ -35,7 +35,7 @@ from causvid.training.cpu import compile_blocks, fast_training
 from causvid.training.ema import EMA
 from causvid.training.monitors import LossBySigma
 from causvid.training.optim import OptimConfig, all_parameters, build_optimizers, learning_rate, step_all
-from causvid.training.run import Budget, Run, stop_signal
+from causvid.training.run import Budget, Run, take_steps
 from causvid.training.sheet import draw_sheet
 
 LOG_EVERY = 10  # steps
@@ -215,21 +215,13 @@ def train(
 ) -> Path:
     """Train until the budget is used up, or resume and do so. Returns the folder of the weights; `world`: Vista."""
     sitting = Sitting(cfg, run_dir, parallel.start(device), world or vista_world())
-    budget = Budget(minutes, steps, sitting.seconds)
-    last_save = last_sheet = budget.seconds
-    with stop_signal() as stopped:
-        while (progress := budget.progress(sitting.step)) < 1 and not parallel.first_decides(len(stopped)):
-            sitting.take_step(progress)
-            sitting.seconds = budget.seconds
-            if parallel.first_decides(budget.seconds - last_save) > 60 * cfg.checkpoint_minutes:
-                sitting.save()
-                last_save = budget.seconds
-            if parallel.first_decides(budget.seconds - last_sheet) > 60 * cfg.sample_minutes:
-                sitting.write_sheet(progress)
-                last_sheet = budget.seconds
-    sitting.save()
-    if not stopped:  # who interrupts does not want to wait
-        sitting.write_sheet(budget.progress(sitting.step))
+    take_steps(
+        sitting,
+        Budget(minutes, steps, sitting.seconds),
+        save_minutes=cfg.checkpoint_minutes,
+        show_minutes=cfg.sample_minutes,
+        show=sitting.write_sheet,
+    )
     return sitting.weights
 
 

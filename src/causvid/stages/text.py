@@ -30,7 +30,7 @@ from causvid.training.checkpoint import Checkpoint, load_checkpoint, save_checkp
 from causvid.training.cpu import fast_training
 from causvid.training.ema import EMA
 from causvid.training.optim import OptimConfig, all_parameters, build_optimizers, learning_rate, step_all
-from causvid.training.run import Budget, Run, stop_signal
+from causvid.training.run import Budget, Run, take_steps
 
 LOG_EVERY = 20  # steps
 STATUS_SECONDS = 20.0
@@ -108,16 +108,7 @@ def train(
 ) -> Path:
     """Train until the budget is used up, or resume and do so. Returns the weight file; `lesson`: Vista's captions."""
     sitting = Sitting(cfg, run_dir, parallel.start(device), lesson or vista_lesson())
-    budget = Budget(minutes, steps, sitting.seconds)
-    last_save = budget.seconds
-    with stop_signal() as stopped:
-        while (progress := budget.progress(sitting.step)) < 1 and not stopped:
-            sitting.take_step(progress)
-            sitting.seconds = budget.seconds
-            if budget.seconds - last_save > 60 * cfg.checkpoint_minutes:
-                sitting.save()
-                last_save = budget.seconds
-    sitting.save()
+    take_steps(sitting, Budget(minutes, steps, sitting.seconds), save_minutes=cfg.checkpoint_minutes)
     return sitting.file
 
 

@@ -6,16 +6,17 @@ Any tool can read it; nothing needs a server or an account.
 from __future__ import annotations
 
 import json
+import math
 import platform
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
@@ -133,6 +134,47 @@ def commit_of_package() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+" if changed.strip() else "")
+
+
+class Sitting(Protocol):
+    """What steps are taken of: where a run stands, on this process."""
+
+    step: int
+    seconds: float  # of training, those of earlier sittings included
+
+    def take_step(self, progress: float) -> None: ...
+
+    def save(self) -> None: ...
+
+
+def take_steps(
+    sitting: Sitting,
+    budget: Budget,
+    *,
+    save_minutes: float,
+    show_minutes: float = math.inf,
+    show: Callable[[float], None] = lambda progress: None,
+) -> bool:
+    """Train until the budget is used up or somebody interrupts: save and show every so many minutes, and at the end.
+
+    Returns whether it came to the end. Who interrupts does not want to wait: that sitting is saved, and shows nothing
+    more. All ranks do the same, at the same steps."""
+    last_save = last_show = budget.seconds
+    with stop_signal() as stopped:
+        while (progress := budget.progress(sitting.step)) < 1 and not parallel.first_decides(len(stopped)):
+            sitting.take_step(progress)
+            sitting.seconds = budget.seconds
+            if parallel.first_decides(budget.seconds - last_save) > 60 * save_minutes:
+                sitting.save()
+                last_save = budget.seconds
+            if parallel.first_decides(budget.seconds - last_show) > 60 * show_minutes:
+                show(progress)
+                last_show = budget.seconds
+    sitting.save()
+    finished = not parallel.first_decides(len(stopped))
+    if finished:
+        show(budget.progress(sitting.step))
+    return finished
 
 
 @contextmanager
