@@ -81,6 +81,7 @@ def test_signs_of_life():
     assert life["seams"] == pytest.approx(4 / ((2 + 1 + 1) / 3))  # the step out of the first frame is not counted
     assert "seams" not in signs_of_life(frames, [])
     assert signs_of_life(torch.ones(1, 6, 1, 1, 1), [3])["motion"] == 0
+    assert signs_of_life(frames.reshape(6, 1, 1, 1, 1), []) == {"std": frames.std(), "motion": 0}  # single frames
 
 
 def test_spread_tells_a_collapse(rng):

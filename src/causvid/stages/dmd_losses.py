@@ -53,9 +53,9 @@ def signs_of_life(x0: Latents, starts: list[int]) -> dict[str, Tensor]:
     change = (x0[:, 1:] - x0[:, :-1]).abs().mean(dim=(0, 2, 3, 4))  # [T - 1], into frames 1, 2, ...
     is_seam = torch.zeros(len(change), dtype=torch.bool, device=x0.device)
     is_seam[[start - 1 for start in starts]] = True
-    life = {"std": x0.std(), "motion": change.mean()}
+    life = {"std": x0.std(), "motion": change.sum() / max(1, len(change))}  # a single frame does not move
     inside = ~is_seam
-    inside[0] = False  # the first frame stands for one picture, the others for several: a cut of its own
+    inside[:1] = False  # the first frame stands for one picture, the others for several: a cut of its own
     if starts and inside.any():
         life["seams"] = change[is_seam].mean() / change[inside].mean().clamp_min(1e-8)
     return life
