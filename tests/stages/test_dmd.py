@@ -1,5 +1,7 @@
 """Distillation at a size of milliseconds: where gradients go, what a resumed run is, and a student that learns."""
 
+import json
+import math
 import os
 import signal
 import socket
@@ -266,6 +268,26 @@ def test_a_run_folder_tells_everything(world, tmp_path):
     (candidate,) = (weights / "candidates").iterdir()
     assert_same_weights(candidate, candidate)
     assert load_dit(weights / "student.safetensors").cfg == MODEL and (weights / "text.safetensors").is_file()
+
+
+@pytest.mark.parametrize("candidates", [0, 2])
+def test_the_newest_candidates_stay(world, tmp_path, candidates):
+    cfg = dmd_config(world, candidates=candidates, sample_minutes=0.0)
+    weights = dmd.train(cfg, tmp_path, steps=3, gallery=GALLERY)
+    kept = sorted(folder.name for folder in (weights / "candidates").glob("*"))
+    assert kept == ["step-00000001", "step-00000002", "step-00000003"][3 - candidates :]
+    assert len(list((tmp_path / "samples").iterdir())) == 3
+
+
+@pytest.mark.parametrize("num_frames", [1, 2])
+def test_a_clip_may_be_one_chunk_or_one_frame(world, tmp_path, num_frames):
+    """There is no seam to tell of, and nothing that is no number."""
+    dmd.train(dmd_config(world, clip=(num_frames, *CLIP[1:])), tmp_path, steps=1, gallery=GALLERY)
+    step, sheet = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert all(math.isfinite(value) for value in (step | sheet).values())
+    assert (step["motion"] > 0) == (sheet["sample_motion"] > 0) == (num_frames > 1)
+    assert "seams" not in step and "sample_seams" not in sheet
+    assert (tmp_path / "samples/step-00000001.png").stat().st_size > 1000
 
 
 def test_adapters_are_handed_on_merged_and_as_a_lora(world, tmp_path, rng):

@@ -418,9 +418,10 @@ class Sitting:
         values = {f"sample_{key}": float(value) for key, value in life.items()}
         self.run.log(self.step, sample_spread=float(spread(clips)), **values)
         folder = self.run.folder / "weights" / "candidates"
-        write_student(self.actors, cfg.model, folder / name)
+        if cfg.candidates:
+            write_student(self.actors, cfg.model, folder / name)
         if parallel.is_first():
-            for old in sorted(folder.glob("step-*"))[: -cfg.candidates]:
+            for old in sorted(folder.glob("step-*"), reverse=True)[cfg.candidates :]:
                 for weights in old.iterdir():
                     weights.unlink()
                 old.rmdir()
