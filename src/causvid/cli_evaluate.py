@@ -126,3 +126,23 @@ def compare(
     from causvid.evaluate.comparison import compare_reports
 
     typer.echo(compare_reports(a, b))
+
+
+@evaluate_app.command()
+def curve(
+    points: Annotated[list[str], typer.Argument(help="report.json of a model and what it had seen, as a.json@60000.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The picture.")] = Path("curve.png"),
+    axis: Annotated[str, typer.Option(help="What the numbers count.")] = "clips seen",
+) -> None:
+    """Draw the three columns against how much a model had learnt from, from reports on the same prompts."""
+    from causvid.evaluate.comparison import curve_of
+    from causvid.evaluate.figures import draw_curve
+
+    places: list[tuple[float, Path]] = []
+    for point in points:
+        path, _, number = point.rpartition("@")
+        try:
+            places.append((float(number), Path(path)))
+        except ValueError:
+            raise UserError(f"'{point}' is no point of a curve; write report.json@60000") from None
+    typer.echo(draw_curve(curve_of(places), out, axis))

@@ -1,15 +1,19 @@
 """Plumbing with untrained instruments, arithmetic with made-up rows."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from causvid.errors import UserError
 from causvid.evaluate import formulas
+from causvid.evaluate.comparison import curve_of
 from causvid.evaluate.diversity import measure_diversity, open_entropy, spread
 from causvid.evaluate.drift import SUMMARIES, _accuracy, _lifetime, measure_drift
+from causvid.evaluate.figures import draw_curve
 from causvid.evaluate.protocol import another_truth, prompts, through_codec, truth
-from causvid.evaluate.report import Anchors, Report, column, column_interval, compare, evaluate
+from causvid.evaluate.report import TITLES, Anchors, Report, column, column_interval, compare, evaluate
 from causvid.evaluate.scoring import COLUMNS, read_clip, score
 from causvid.worlds.vista.scene import Scene
 
@@ -50,7 +54,7 @@ def fake_report(values, anchors=None):
     return Report([f"c{i}" for i in range(len(rows))], rows, right, {}, 0.2, anchors, {"instruments": {}})
 
 
-def test_calibration_puts_the_floor_at_0_and_the_ceiling_at_100():
+def made_up_anchors():
     references = {
         name: {"temporal": 0.5, "frame": 0.4, "text": 0.1}
         for name in (
@@ -65,11 +69,29 @@ def test_calibration_puts_the_floor_at_0_and_the_ceiling_at_100():
             "shuffled captions",
         )
     }
-    anchors = Anchors({"temporal": 1.0, "frame": 0.9, "text": 0.9}, references)
-    calibrated = fake_report([0.9] * 20, anchors).calibrated
+    return Anchors({"temporal": 1.0, "frame": 0.9, "text": 0.9}, references)
+
+
+def test_calibration_puts_the_floor_at_0_and_the_ceiling_at_100():
+    calibrated = fake_report([0.9] * 20, made_up_anchors()).calibrated
     assert calibrated["temporal"].value == pytest.approx(80)
     assert calibrated["frame"].value == pytest.approx(100)
     assert calibrated["text"].value == pytest.approx(100)
+
+
+def test_a_curve_is_of_the_prompts_that_all_of_its_points_have(tmp_path):
+    anchors, paths = made_up_anchors(), []
+    for number, report in enumerate([fake_report([0.5] * 6 + [0.1] * 4, anchors), fake_report([0.8] * 6, anchors)]):
+        report.about |= {"settings": {"model": "m", "role": "teacher", "steps": 4, "guidance": None}, "suite": "val"}
+        paths.append(report.save(tmp_path / str(number)))
+    curve = curve_of([(20.0, paths[1]), (10.0, paths[0])])
+    assert [place for place, _ in curve[TITLES["text"]]] == [10, 20]
+    first, second = (Report.load(path) for path in paths)
+    first = replace(first, rows=first.rows[:6], captions=first.captions[:6], right=first.right[:6])
+    assert [value for _, value in curve[TITLES["text"]]] == [first.calibrated["text"], second.calibrated["text"]]
+    assert draw_curve(curve, tmp_path / "curve.png", "clips").stat().st_size > 5000
+    with pytest.raises(UserError, match="no report"):
+        curve_of([(1.0, tmp_path / "nothing.json")])
 
 
 def test_anchors_of_other_instruments_are_refused(untrained):

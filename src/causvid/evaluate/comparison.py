@@ -1,5 +1,6 @@
 """Two reports, prompt by prompt: the same words, noise and instruments, so the differences are paired."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +48,20 @@ def compare_reports(a: Path, b: Path) -> str:
     head = f"A: {_named(first)}\nB: {_named(second)}\n{len(first.rows)} prompts of {first.about['suite']}\n\n"
     tail = f"\n\neverything right in {sum(passed[0])} and {sum(passed[1])} clips: p = {chance:.3g} (McNemar)"
     return head + aligned(rows) + tail
+
+
+def curve_of(points: Sequence[tuple[float, Path]]) -> dict[str, list[tuple[float, stats.Interval]]]:
+    """The calibrated columns of reports at these places of an axis, on the prompts that all of them have."""
+    places = sorted(points)
+    reports = [Report.load(path) for _, path in places]
+    shortest = min(reports, key=lambda report: len(report.rows))
+    cut = [shared(report, shortest)[0] for report in reports]
+    return {
+        title: [
+            (place, report.calibrated[name]) for (place, _), report in zip(places, cut) if name in report.calibrated
+        ]
+        for name, title in TITLES.items()
+    }
 
 
 def _named(report: Report) -> str:

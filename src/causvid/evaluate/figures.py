@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from causvid.media import whole_file
 if TYPE_CHECKING:
     from causvid.evaluate.drift import Drift
     from causvid.evaluate.report import Report
+    from causvid.evaluate.stats import Interval
 
 COLOURS = ("#1f5fa8", "#c8553d", "#3b8a4f", "#8a5fb0", "#b08a2e", "#555555")
 
@@ -89,6 +90,25 @@ def draw_drift(
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
     axes.flat[0].legend(fontsize=8, frameon=False)
+    return _save(figure, path)
+
+
+def draw_curve(columns: Mapping[str, Sequence[tuple[float, Interval]]], path: Path, axis_name: str) -> Path:
+    """Calibrated columns against what a model had learnt from, with intervals over prompts."""
+    figure, axes = _figure(6.4, 3.6)
+    axis = axes[0, 0]
+    for colour, (title, points) in zip(COLOURS, columns.items()):
+        places = [place for place, _ in points]
+        axis.plot(places, [value.value for _, value in points], color=colour, marker="o", markersize=4, label=title)
+        axis.fill_between(
+            places, [v.low for _, v in points], [v.high for _, v in points], color=colour, alpha=0.15, linewidth=0
+        )
+    axis.set_xlabel(axis_name, fontsize=9)
+    axis.set_ylabel("0 = floor, 100 = ceiling", fontsize=9)
+    axis.tick_params(labelsize=8)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    axis.legend(fontsize=8, frameon=False)
     return _save(figure, path)
 
 
