@@ -8,6 +8,7 @@ from causvid.flow import sigma_grid
 from causvid.models.dit import VideoDiT, VideoDiTConfig
 from causvid.noise import seeded
 from causvid.rollout import RolloutConfig
+from causvid.text import Understood
 
 TINY = VideoDiTConfig(
     width=48,
@@ -93,6 +94,9 @@ class HashText:
             for row, word in zip(rows, prompt.split()):
                 row.copy_(torch.randn(self.width, generator=seeded(*word.encode())))
         return text
+
+    def understand(self, prompt):
+        return Understood(prompt)
 
 
 def random_model(**rollout) -> Model:

@@ -27,7 +27,6 @@ from causvid.rollout import RolloutConfig
 from causvid.session import Session, StreamOptions, frames_from_video
 from causvid.shapes import FrameSigma, Latents, Text
 from causvid.text import TextEncoder, Understood, clean_prompt
-from causvid.text.vista import VistaText
 
 SPEC_FILE = "model.json"
 
@@ -115,8 +114,7 @@ class Model:
 
     def understand(self, prompt: str) -> Understood:
         """A prompt, checked, in the words that the text encoder is given, and what a user should know about that."""
-        checked = clean_prompt(prompt, allow_empty=self.cfg.allow_empty_prompt)
-        return self.text.understand(checked) if isinstance(self.text, VistaText) else Understood(checked)
+        return self.text.understand(clean_prompt(prompt, allow_empty=self.cfg.allow_empty_prompt))
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Text:

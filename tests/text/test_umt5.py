@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from causvid.errors import UserError
-from causvid.text import MAX_PROMPT_CHARACTERS, TextEncoder, clean_prompt
+from causvid.text import MAX_PROMPT_CHARACTERS, TextEncoder, Understood, clean_prompt
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("ftfy")
@@ -65,7 +65,7 @@ def test_rows_equal_the_padded_run_and_are_zero_past_the_prompt(model_folder):
     text = small_text(model_folder)
     prompts = ["a red ball", "two birds sing over the hill while a ball rolls"]
     rows = text(prompts)
-    assert isinstance(text, TextEncoder)
+    assert isinstance(text, TextEncoder) and text.understand("a glockenspiel") == Understood("a glockenspiel")
     assert rows.shape == (2, LENGTH, text.width) == (2, LENGTH, 16)
     for block, prompt in zip(rows, prompts, strict=True):
         expected, num_tokens = padded_run(model_folder, prompt)

@@ -10,18 +10,6 @@ from causvid.shapes import Text
 MAX_PROMPT_CHARACTERS = 8_000  # ours: far above the 512 tokens that umT5 reads, far below what stalls a server
 
 
-@runtime_checkable
-class TextEncoder(Protocol):
-    """What the rest of the package asks of a text encoder."""
-
-    width: int  # size of one row, D_text
-    length: int  # rows per prompt, Y
-
-    def __call__(self, prompts: list[str]) -> Text:
-        """One [Y, D_text] block per prompt; what the rows past a prompt's end hold is the encoder's own convention."""
-        ...
-
-
 @dataclass(frozen=True)
 class Understood:
     """How a prompt is read: in which words, and what of it is lost."""
@@ -44,6 +32,23 @@ class Understood:
         if self.num_lost:
             out.append(f"the last {self.num_lost} words do not fit; shorten the prompt")
         return out
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """What the rest of the package asks of a text encoder."""
+
+    width: int  # size of one row, D_text
+    length: int  # rows per prompt, Y
+
+    def __call__(self, prompts: list[str]) -> Text:
+        """One [Y, D_text] block per prompt; what the rows past a prompt's end hold is the encoder's own convention."""
+        ...
+
+    def understand(self, prompt: str) -> Understood:
+        """A prompt of a person, checked already, in words that the encoder knows. Whoever encodes prompts from outside
+        asks this first (`Model.embed` does); training encodes captions as they are."""
+        ...
 
 
 def clean_prompt(text: str | bytes, *, allow_empty: bool = False, max_characters: int = MAX_PROMPT_CHARACTERS) -> str:

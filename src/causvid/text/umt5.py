@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from causvid.errors import UserError
 from causvid.shapes import Text
 from causvid.tensor_files import load_strictly, read_tensors
+from causvid.text import Understood
 
 Rows = Float[Tensor, "tokens D_text"]  # the true rows of one prompt, without padding
 
@@ -164,6 +165,10 @@ class Umt5Text:
             rows = self.rows(clean_for_wan(prompt))
             block[: len(rows)] = rows
         return text
+
+    def understand(self, prompt: str) -> Understood:
+        """Every word says something to it."""
+        return Understood(prompt)
 
     def rows(self, prompt: str) -> Rows:
         """The true rows of one cleaned prompt, from the store if it has them."""

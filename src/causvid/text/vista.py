@@ -98,9 +98,7 @@ class VistaText(nn.Module):
         return max(0, len(split_words(prompt)) - (self.length - 1))
 
     def understand(self, prompt: str) -> Understood:
-        """A prompt of a person in words of captions, where they say the same: captions themselves are left as they are.
-
-        Whoever encodes prompts from outside calls this first (`Model.embed` does); training encodes captions."""
+        """In words of captions, where they say the same: captions themselves are left as they are."""
         from causvid.worlds.vista.parsing import rephrase
         from causvid.worlds.vista.phrases import SYNONYMS
 
