@@ -36,6 +36,7 @@ Precision = Literal["islands", "plain"]
 
 
 SCORES_IN_CACHE = 2**19  # (ours) attention scores that are quicker made for several heads at once
+LOUD = 8.0  # (ours) landmarks against the noise of sixteen channels, which would drown them
 MAX_SCORES = 2**25  # (ours) per product: 64 MiB in bfloat16
 
 
@@ -176,7 +177,7 @@ class PatchEmbedding(nn.Conv3d):
 
 
 def landmarks(x: Latents, first_frames: Sequence[int], num_frames: int) -> Tensor:
-    """Row, column and frame as [B, T, 3, h, w], each from -1 to 1; frames reach 1 at number `num_frames` - 1."""
+    """Row, column and frame as [B, T, 3, h, w], each from -1 to 1 times LOUD; frames stop at number `num_frames` - 1."""
     batch, frames, _, height, width = x.shape
     starts = torch.tensor(first_frames, device=x.device)[:, None]
     time = (starts + torch.arange(frames, device=x.device)).clamp(max=num_frames - 1) / (num_frames - 1) * 2 - 1
@@ -184,7 +185,7 @@ def landmarks(x: Latents, first_frames: Sequence[int], num_frames: int) -> Tenso
     columns = torch.linspace(-1, 1, width, device=x.device)
     shape = (batch, frames, height, width)
     planes = rows[:, None], columns, time[:, :, None, None]
-    return torch.stack([plane.expand(shape) for plane in planes], dim=2).to(x.dtype)
+    return torch.stack([LOUD * plane.expand(shape) for plane in planes], dim=2).to(x.dtype)
 
 
 class SelfAttention(nn.Module):
