@@ -4,7 +4,7 @@
 # Vista, with table4.md, table4.png and figure8.png beside it: all rows on the same prompts with the same noise.
 #
 #   runs/table4.sh                          Vista, on a CPU
-#   PRESET=wan-1.3b LAUNCH="torchrun --nproc-per-node 8 -m causvid.cli" runs/table4.sh
+#   PRESET=wan-1.3b LAUNCH="torchrun --nproc-per-node 8 -m causvid" runs/table4.sh
 # shellcheck disable=SC2046,SC2086  # settings are words
 set -euo pipefail
 trap 'exit 130' INT TERM # a stage that is interrupted saves and ends well: it is not finished

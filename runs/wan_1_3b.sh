@@ -6,7 +6,7 @@ set -euo pipefail
 MODEL=${MODEL:-models/Wan2.1-T2V-1.3B}
 GPUS=${GPUS:-8}
 ROOT=${ROOT:-local/wan}
-causvid="torchrun --standalone --nproc-per-node $GPUS -m causvid.cli"
+causvid="torchrun --standalone --nproc-per-node $GPUS -m causvid"
 teacher=(--preset wan-1.3b --set teacher="$MODEL")
 
 # 1. 1,500 trajectories of the teacher: 48 steps with guidance each

@@ -158,7 +158,7 @@ def main() -> None:
     process, base, start = None, options.url, time.perf_counter()
     if base is None:
         base = "http://127.0.0.1:7868"
-        process = subprocess.Popen([sys.executable, "-m", "causvid.cli", "serve", "--port", "7868"])
+        process = subprocess.Popen([sys.executable, "-m", "causvid", "serve", "--port", "7868"])
     try:
         about = None
         while about is None and time.perf_counter() - start < 120:

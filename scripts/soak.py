@@ -264,7 +264,7 @@ def main() -> None:
     console, process, base, pid = Console(stderr=True), None, options.url, options.pid
     if base is None:
         port = free_port()
-        process = subprocess.Popen([sys.executable, "-m", "causvid.cli", "serve", "--port", str(port)])
+        process = subprocess.Popen([sys.executable, "-m", "causvid", "serve", "--port", str(port)])
         base, pid = f"http://127.0.0.1:{port}", process.pid
         for _ in range(120):
             with contextlib.suppress(OSError):

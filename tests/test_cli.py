@@ -12,7 +12,7 @@ from causvid.errors import UserError
 
 def run(*arguments: str, **options):
     return subprocess.run(
-        [sys.executable, "-m", "causvid.cli", *arguments], capture_output=True, text=True, timeout=300, **options
+        [sys.executable, "-m", "causvid", *arguments], capture_output=True, text=True, timeout=300, **options
     )
 
 
@@ -28,6 +28,15 @@ assert not heavy, heavy
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
+
+
+def test_the_package_runs_as_a_module_without_torch():
+    """What `python -X importtime -m causvid --help` imports, and tells."""
+    code = [sys.executable, "-X", "importtime", "-m", "causvid", "--help"]
+    result = subprocess.run(code, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0 and "generate" in result.stdout
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "causvid.cli" in imported and not {"torch", "numpy", "av", "fastapi"} & imported
 
 
 @pytest.mark.slow
