@@ -9,10 +9,7 @@ Code in pickles is never run.
 from __future__ import annotations
 
 import json
-import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -21,12 +18,12 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import track
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from causvid.errors import UserError
 from causvid.models.dit import Precision, VideoDiT, VideoDiTConfig, is_island
 from causvid.models.wan import EPS, HEAD_WIDTH, TEXT_LENGTH, to_original
+from causvid.tensor_files import first_few, one_line, read_file
 
 # What training code calls the network in a `.pt` file; averaged weights first.
 GENERATORS = ("generator_ema", "generator", "model")
@@ -148,36 +145,6 @@ def read_checkpoint(path: str | Path, *, prefer: Iterable[str] = GENERATORS) -> 
     return Checkpoint(original_names(state, str(path)), hints, str(path), entry)
 
 
-def read_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """What one weight file holds, and its metadata. The values of a `.pt` file may be dictionaries of tensors."""
-    if path.suffix == ".gguf":
-        raise UserError(
-            f"{path} is a quantised gguf file, which cannot be read here; take the safetensors of this model."
-        )
-    try:
-        if path.suffix in (".safetensors", ".sft"):
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-        # only the zip format can be mapped; older files are read whole
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about unusual pickles; what matters is refused below, in words
-            payload = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"a Python object ({named[1].rstrip('.,')})" if named else "something other than tensors"
-        raise UserError(
-            f"{path} holds {what}, which could run code when read, or is damaged; "
-            "take a safetensors version of it, or save its tensors alone."
-        ) from None
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, SafetensorError) as error:
-        raise UserError(
-            f"{path} cannot be read as weights ({_one_line(error)}); it may be incomplete: download or copy it again."
-        ) from None
-    if not isinstance(payload, dict):
-        raise UserError(f"{path} holds a {type(payload).__name__}, not named tensors; give the file of the weights.")
-    return payload, {}
-
-
 def original_names(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     """Without what training wrappers and packagers put before the names, and without diffusers' renaming."""
     bare = {to_original(bare_name(name)): tensor for name, tensor in state.items()}
@@ -201,7 +168,7 @@ def _choose_entry(payload: dict[str, Any], prefer: tuple[str, ...], path: Path) 
     odd = [str(key) for key, value in tensors.items() if not isinstance(value, Tensor)]
     if odd or not tensors:
         raise UserError(
-            f"{path} has no entry {_or(prefer)} with a network in it; it holds {_first_few(odd) or 'nothing'}: "
+            f"{path} has no entry {_or(prefer)} with a network in it; it holds {first_few(odd) or 'nothing'}: "
             "give the file of the weights, or name the entry."
         )
     return entry, tensors
@@ -251,11 +218,11 @@ def _shards(index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index} is not a readable index of shards ({_one_line(error)}); download it again.") from None
+        raise UserError(f"{index} is not a readable index of shards ({one_line(error)}); download it again.") from None
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise UserError(
-            f"{index.parent} lacks {len(missing)} of its {len(names)} shards ({_first_few(missing)}); "
+            f"{index.parent} lacks {len(missing)} of its {len(names)} shards ({first_few(missing)}); "
             "download the missing files."
         )
     return [index.parent / name for name in names]
@@ -271,7 +238,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         raw = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not readable JSON ({_one_line(error)}); download it again.") from None
+        raise UserError(f"{path} is not readable JSON ({one_line(error)}); download it again.") from None
     if not isinstance(raw, dict) or not {"num_layers", "ffn_dim"} <= raw.keys():
         return {}
     hints = {field: raw[key] for key, field in (_WAN_KEYS | _DIFFUSERS_KEYS).items() if key in raw}
@@ -336,7 +303,7 @@ def describe_mismatch(model: nn.Module, state: Mapping[str, Tensor]) -> str | No
     given = {name: tuple(t.shape) for name, t in state.items()}
     shapes = [f"{n} {list(given[n])} for {list(wanted[n])}" for n in wanted if given.get(n, wanted[n]) != wanted[n]]
     parts = [
-        f"{len(names)} {what} ({_first_few(names)})"
+        f"{len(names)} {what} ({first_few(names)})"
         for what, names in (
             ("missing", [n for n in wanted if n not in given]),
             ("unexpected", [n for n in given if n not in wanted]),
@@ -378,7 +345,7 @@ def guess(state: Mapping[str, Tensor]) -> str:
         ("x_embedder.proj.weight", "another family of transformers"),
     )
     what = next((label for name, label in known if name in state), None)
-    return f"looks like {what}" if what else f"has tensors such as {_first_few(list(state)) or 'none'}"
+    return f"looks like {what}" if what else f"has tensors such as {first_few(list(state)) or 'none'}"
 
 
 def config_metadata(cfg: VideoDiTConfig) -> dict[str, str]:
@@ -386,13 +353,5 @@ def config_metadata(cfg: VideoDiTConfig) -> dict[str, str]:
     return {"format": "pt", CONFIG_KEY: json.dumps(asdict(cfg))}
 
 
-def _first_few(names: list[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
-
-
 def _or(names: Iterable[str]) -> str:
     return " or ".join(names)
-
-
-def _one_line(error: Exception) -> str:
-    return (str(error).split("\n")[0] or type(error).__name__)[:120]

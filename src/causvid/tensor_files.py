@@ -1,32 +1,56 @@
 """Weight files named by a user: read without running code from them, loaded strictly, refused in words."""
 
 import pickle
+import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from causvid.errors import UserError
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a PyTorch file (.pth, .pt, .bin) that holds only tensors."""
+def read_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """What one weight file holds, and its metadata. The values of a `.pt` file may be dictionaries of tensors."""
     if not path.is_file():
         raise UserError(f"{path} does not exist; give the path of the weight file.")
+    if path.suffix == ".gguf":
+        raise UserError(
+            f"{path} is a quantised gguf file, which cannot be read here; take the safetensors of this model."
+        )
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
+        if path.suffix in (".safetensors", ".sft"):
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        # only the zip format can be mapped; older files are read whole
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about unusual pickles; what matters is refused below, in words
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = str(error).split("\n")[0][:120]
-        raise UserError(f"{path} cannot be read as a weight file ({reason}); download it again.") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            payload = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"a Python object ({named[1].rstrip('.,')})" if named else "something other than tensors"
+        raise UserError(
+            f"{path} cannot be read: it holds {what}, which could run code, or is damaged; "
+            "take a safetensors version of it, or save its tensors alone."
+        ) from None
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, SafetensorError) as error:
+        raise UserError(
+            f"{path} cannot be read as weights ({one_line(error)}); it may be incomplete: download or copy it again."
+        ) from None
+    if not isinstance(payload, dict):
+        raise UserError(f"{path} holds a {type(payload).__name__}, not named tensors; give the file of the weights.")
+    return payload, {}
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a PyTorch file (.pth, .pt, .bin) that holds nothing else."""
+    state, _ = read_file(path)
+    if not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} is not a plain set of named tensors; give the file of the model's weights itself.")
     return state
 
@@ -42,7 +66,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
         ("of another shape", [f"{name} {list(given[name])} instead of {list(wanted[name])}" for name in misfits]),
     ]
     if any(names for _, names in differences):
-        told = "; ".join(f"{len(names)} {what} ({_first_few(names)})" for what, names in differences if names)
+        told = "; ".join(f"{len(names)} {what} ({first_few(names)})" for what, names in differences if names)
         raise UserError(
             f"{source} does not fit {type(module).__name__}: of {len(wanted)} tensors, {told}; "
             "check that it is the file of this model."
@@ -50,5 +74,9 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
     module.load_state_dict(dict(state), strict=True, assign=True)
 
 
-def _first_few(names: list[str], count: int = 3) -> str:
+def first_few(names: list[str], count: int = 3) -> str:
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def one_line(error: Exception) -> str:
+    return (str(error).split("\n")[0] or type(error).__name__)[:120]

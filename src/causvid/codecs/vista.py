@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from causvid import config
@@ -29,7 +28,7 @@ from causvid.atomic import all_or_nothing, write_tensors
 from causvid.codecs.grouping import frame_groups
 from causvid.errors import UserError
 from causvid.shapes import Latents, Video
-from causvid.tensor_files import load_strictly, read_tensors
+from causvid.tensor_files import load_strictly, read_file
 
 TIME_FACTOR = 4
 SPACE_FACTOR = 8
@@ -206,9 +205,7 @@ class VistaCodec:
     @classmethod
     def load(cls, path: Path, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu") -> "VistaCodec":
         """From a file that `save` wrote. bfloat16 is several times faster than float32 where the CPU has it."""
-        state = read_tensors(path)
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
+        state, about = read_file(path)
         if "config" not in about:
             raise UserError(f"{path} is not a Vista codec (its metadata has no 'config'); give codec.safetensors.")
         cfg = config.from_json(VistaCodecConfig, json.loads(about["config"]), source=str(path))

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from causvid import config
 from causvid.atomic import all_or_nothing, write_tensors
 from causvid.errors import UserError
 from causvid.shapes import Text
-from causvid.tensor_files import load_strictly, read_tensors
+from causvid.tensor_files import load_strictly, read_file
 from causvid.text import Understood
 
 PAD, END, UNKNOWN, COMMA = 0, 1, 2, 3
@@ -134,14 +133,7 @@ class VistaText(nn.Module):
 
     @classmethod
     def load(cls, path: Path) -> "VistaText":
-        state = read_tensors(path)
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = file.metadata() or {}
-        except SafetensorError as error:
-            raise UserError(
-                f"{path} cannot be read as a text encoder ({error}); give the file that training wrote."
-            ) from error
+        state, about = read_file(path)
         if not {"config", "vocabulary"} <= about.keys():
             raise UserError(f"{path} does not say which words it knows; give the text encoder that training wrote.")
         cfg = config.from_json(VistaTextConfig, json.loads(about["config"]), source=str(path))
