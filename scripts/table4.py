@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from causvid import flow, sample
+from causvid.atomic import whole_file
 from causvid.bundle import Model
 from causvid.cache import KVCache
 from causvid.cli_options import show_progress
@@ -29,7 +30,6 @@ from causvid.evaluate.protocol import NUM_FRAMES, prompts
 from causvid.evaluate.report import TITLES, Report, compare
 from causvid.evaluate.scoring import Instruments, load_instruments
 from causvid.evaluate.trial import Result, Role, Trial, load_candidate, settings_of, table
-from causvid.media import whole_file
 from causvid.noise import chunk_noise, mix
 from causvid.pixels import frames_from_video
 from causvid.rollout import commit_chunk

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from causvid import atomic
+from causvid import tensor_files
 from causvid.checkpoints import config_from_state, load_dit, load_into, read_checkpoint, read_state
 from causvid.errors import UserError
 from causvid.export import save_diffusers, save_original
@@ -354,7 +354,7 @@ def test_full_disk_leaves_everything_as_it_was(dit, tmp_path, monkeypatch, save,
         path.write_bytes(b"the part that still fitted")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(atomic, "save_file", full)
+    monkeypatch.setattr(tensor_files, "save_file", full)
     with pytest.raises(UserError, match="No space left") as error:
         save(random_dit(seed=3), target)
     one_sentence(error)
@@ -367,7 +367,7 @@ def test_a_real_write_error_of_the_file_system(dit, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
-        with pytest.raises(UserError, match="could not write") as error:
+        with pytest.raises(UserError, match="cannot write") as error:
             save_original(dit, tmp_path / "m.safetensors")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -378,7 +378,7 @@ def test_a_real_write_error_of_the_file_system(dit, tmp_path):
 def test_output_that_cannot_be(dit, tmp_path):
     (tmp_path / "file").write_text("in the way")
     for path in (tmp_path / "file" / "m.safetensors", tmp_path / "file" / "deeper" / "m.safetensors"):
-        with pytest.raises(UserError, match="could not write") as error:
+        with pytest.raises(UserError, match="cannot write") as error:
             save_original(dit, path)
         one_sentence(error)
     with pytest.raises(UserError, match=r"must end in \.safetensors"):

@@ -4,6 +4,9 @@
         write_tensors(temporary("a.safetensors"), ...)
         write_tensors(temporary("b.safetensors"), ...)
 
+    with whole_file(path) as temporary:
+        temporary.write_text(...)
+
 A failure on the way (a full disk, an interrupt) leaves the folder as it was.
 """
 
@@ -11,34 +14,37 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
 from causvid.errors import UserError
 
 
 @contextlib.contextmanager
 def all_or_nothing(folder: Path) -> Iterator[Callable[[str], Path]]:
-    """Hands out temporary paths for names in `folder`; on success all are renamed, on failure all are removed."""
-    made: dict[Path, Path] = {}
+    """Hands out temporary paths, of empty files, for names in `folder`; on success all are renamed, on failure all are
+    removed."""
+    made: dict[Path, tuple[Path, int]] = {}  # -> its final name, and who may read it
+    new_folders: list[Path] = []
 
     def temporary(name: str) -> Path:
-        path = folder / f".{name}.{os.getpid()}.partial"
-        made[path] = folder / name
+        final = folder / name
+        path = folder / f".{final.stem}-{uuid4().hex[:8]}{final.suffix}"  # writers go by the suffix
+        path.touch(exist_ok=False)
+        made[path] = final, path.stat().st_mode
         return path
 
-    new_folders = [f for f in (folder, *folder.parents) if not f.exists()]
     try:
+        new_folders += [f for f in (folder, *folder.parents) if not f.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         yield temporary
         for path in made:
             _flush_to_disk(path)
-        for path, final in made.items():
+        for path, (final, mode) in made.items():
+            path.chmod(mode)  # some writers make files that only their owner may read
             path.replace(final)
     except BaseException as error:
         for path in made:
@@ -48,23 +54,19 @@ def all_or_nothing(folder: Path) -> Iterator[Callable[[str], Path]]:
             with contextlib.suppress(OSError):
                 empty.rmdir()
         if isinstance(error, OSError | SafetensorError):
-            reason = str(error).split("\n")[0][:120]
-            raise UserError(f"could not write into {folder} ({reason}); free space or choose another place.") from None
+            reason = getattr(error, "strerror", None) or str(error).split("\n")[0][:120]
+            raise UserError(f"cannot write into {folder} ({reason}); free space or choose another place.") from None
         raise
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """`all_or_nothing` for a single file: its temporary path."""
+    with all_or_nothing(path.parent) as temporary:
+        yield temporary(path.name)
 
 
 def _flush_to_disk(path: Path) -> None:
     """A renamed file must not turn out empty after a power cut."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str], dtype: torch.dtype | None = None
-) -> None:
-    """Copies: the file must not share storage between names, and the source may be a file that this one replaces."""
-    plain = {name: t.detach().to("cpu", dtype or t.dtype, copy=True).contiguous() for name, t in tensors.items()}
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(plain, path, metadata=metadata)
-    path.chmod(mode)  # safetensors makes files that only their owner may read

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from causvid import config, flow, sample
+from causvid.atomic import whole_file
 from causvid.codecs import Codec, num_latent_frames
 from causvid.errors import UserError
 from causvid.export import save_original
 from causvid.lora import LoraSet
-from causvid.media import whole_file
 from causvid.models.dit import TextMemory, VideoDiT
 from causvid.noise import chunk_noise
 from causvid.rollout import RolloutConfig

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from causvid.atomic import all_or_nothing, write_tensors
+from causvid.atomic import all_or_nothing
 from causvid.checkpoints import config_metadata, describe_mismatch
 from causvid.errors import UserError
 from causvid.models.dit import VideoDiT, VideoDiTConfig
 from causvid.models.wan import to_diffusers
+from causvid.tensor_files import write_tensors
 
 SHARD_BYTES = 5 * 10**9  # diffusers' own limit is 10 GB; smaller shards are kinder to memory and downloads
 WEIGHTS = "diffusion_pytorch_model"

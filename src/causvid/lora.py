@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from causvid.atomic import all_or_nothing, write_tensors
+from causvid.atomic import all_or_nothing
 from causvid.checkpoints import bare_name, read_state
 from causvid.errors import UserError
 from causvid.models.wan import to_diffusers, to_original, unflatten
-from causvid.tensor_files import read_file
+from causvid.tensor_files import read_file, write_tensors
 
 LORA_ENTRIES = ("generator_lora", "lora", "state_dict")  # what training code calls a LoRA inside a `.pt` file
 

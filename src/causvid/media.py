@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from causvid.atomic import whole_file
 from causvid.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,29 +28,6 @@ MOVIE_SUFFIXES = (*VIDEO_CODECS, ".gif")
 SHEET_SUFFIXES = (".png", ".jpg", ".webp")
 MAX_PIXELS = 50_000_000  # of a picture from outside, before it is decoded
 TIME_SLACK = 1e-3  # seconds that a time stamp may be off through rounding
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name in the folder of `path`: it becomes `path` if the block ends well, or else vanishes."""
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place with -o") from None
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp is private, a result is not
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _Tried(Exception):

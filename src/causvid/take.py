@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from causvid.atomic import whole_file
 from causvid.errors import UserError
-from causvid.media import whole_file
 from causvid.pixels import frames_from_video
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Weight files named by a user: read without running code from them, loaded strictly, refused in words."""
+"""Weight files: read without running code from them, loaded strictly, refused in words; and written."""
 
 import pickle
 import re
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from causvid.errors import UserError
@@ -72,6 +73,14 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
             "check that it is the file of this model."
         )
     module.load_state_dict(dict(state), strict=True, assign=True)
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str], dtype: torch.dtype | None = None
+) -> None:
+    """Copies: the file must not share storage between names, and the source may be a file that this one replaces."""
+    plain = {name: t.detach().to("cpu", dtype or t.dtype, copy=True).contiguous() for name, t in tensors.items()}
+    save_file(plain, path, metadata=metadata)
 
 
 def first_few(names: list[str], count: int = 3) -> str:

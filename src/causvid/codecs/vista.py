@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from causvid import config
-from causvid.atomic import all_or_nothing, write_tensors
+from causvid.atomic import all_or_nothing
 from causvid.codecs.grouping import frame_groups
 from causvid.errors import UserError
 from causvid.shapes import Latents, Video
-from causvid.tensor_files import load_strictly, read_file
+from causvid.tensor_files import load_strictly, read_file, write_tensors
 
 TIME_FACTOR = 4
 SPACE_FACTOR = 8

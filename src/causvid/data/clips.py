@@ -26,9 +26,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from causvid.atomic import whole_file
 from causvid.codecs import Codec
 from causvid.errors import UserError
-from causvid.media import whole_file
 from causvid.noise import mix, seeded
 from causvid.shapes import Latents
 

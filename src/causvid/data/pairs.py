@@ -19,11 +19,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from causvid.atomic import all_or_nothing, write_tensors
+from causvid.atomic import all_or_nothing, whole_file
 from causvid.errors import UserError
-from causvid.media import whole_file
 from causvid.noise import seeded
 from causvid.shapes import Latents
+from causvid.tensor_files import write_tensors
 
 INDEX = "index.json"
 

@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from causvid.atomic import all_or_nothing, write_tensors
+from causvid.atomic import all_or_nothing, whole_file
 from causvid.codecs import Codec, num_pixel_frames
 from causvid.errors import UserError
-from causvid.media import VIDEO_CODECS, fit, read_video, whole_file
+from causvid.media import VIDEO_CODECS, fit, read_video
+from causvid.tensor_files import write_tensors
 from causvid.text import TextEncoder, clean_prompt
 
 CAPTIONS = "captions.jsonl"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from causvid.atomic import whole_file
 from causvid.errors import UserError
-from causvid.media import whole_file
 
 if TYPE_CHECKING:
     from causvid.evaluate.drift import Drift

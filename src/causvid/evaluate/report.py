@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from causvid.atomic import whole_file
 from causvid.errors import UserError
 from causvid.evaluate import distribution, formulas, stats
 from causvid.evaluate.alignment import items, overall, wanted
@@ -24,7 +25,6 @@ from causvid.evaluate.distortions import distort
 from causvid.evaluate.judges import WEIGHTS
 from causvid.evaluate.protocol import REFERENCE_STRENGTH, REFERENCES, Prompt, another_truth, truth
 from causvid.evaluate.scoring import COLUMNS, ClipRead, Instruments, read_clip, score
-from causvid.media import whole_file
 
 Frames = np.ndarray
 Truth = Callable[[Prompt], Frames]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from causvid.atomic import whole_file
 from causvid.errors import UserError
-from causvid.media import whole_file
 
 Arrays = dict[str, np.ndarray]
 

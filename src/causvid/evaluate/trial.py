@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from causvid import config
+from causvid.atomic import whole_file
 from causvid.bundle import SPEC_FILE, Model, Place
 from causvid.checkpoints import load_dit
 from causvid.errors import UserError
@@ -29,7 +30,7 @@ from causvid.evaluate.report import TITLES, Anchors, Report, aligned, measure_an
 from causvid.evaluate.scoring import ClipRead, Instruments, file_hash, from_arrays, read_clip, to_arrays
 from causvid.evaluate.shelf import Shelf
 from causvid.loading import find, load
-from causvid.media import fit, whole_file
+from causvid.media import fit
 from causvid.text.vista import VistaText
 
 Role = Literal["teacher", "student"]

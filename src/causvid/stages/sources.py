@@ -16,9 +16,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from causvid.atomic import whole_file
 from causvid.checkpoints import load_into, read_state
 from causvid.errors import UserError
-from causvid.media import whole_file
 from causvid.models.dit import TextMemory, VideoDiT, VideoDiTConfig
 from causvid.noise import seeded
 from causvid.shapes import FrameSigma, Latents, Text, Video

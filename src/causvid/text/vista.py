@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from causvid import config
-from causvid.atomic import all_or_nothing, write_tensors
+from causvid.atomic import all_or_nothing
 from causvid.errors import UserError
 from causvid.shapes import Text
-from causvid.tensor_files import load_strictly, read_file
+from causvid.tensor_files import load_strictly, read_file, write_tensors
 from causvid.text import Understood
 
 PAD, END, UNKNOWN, COMMA = 0, 1, 2, 3

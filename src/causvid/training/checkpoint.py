@@ -26,8 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from causvid.atomic import whole_file
 from causvid.errors import UserError
-from causvid.media import whole_file
 from causvid.training import parallel
 from causvid.training.shards import num_files, read_shards, shapes_of, write_shards
 

@@ -22,8 +22,8 @@ import torch
 from rich.console import Console
 
 from causvid import config
+from causvid.atomic import whole_file
 from causvid.errors import UserError
-from causvid.media import whole_file
 from causvid.training import parallel
 from causvid.training.checkpoint import Checkpoint, list_checkpoints, read_checkpoint
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from causvid.media import whole_file
+from causvid.atomic import whole_file
 from causvid.shapes import Video
 
 
