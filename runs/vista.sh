@@ -86,13 +86,19 @@ stage ode-init "$INIT" ode-init "${teacher[@]}" --set "pairs=$ROOT/pairs" $INIT_
 
 # 8. Distribution matching: chunks of three in four steps. 9. From that, a chunk for every latent frame in two steps.
 stage dmd "$DMD" dmd "${teacher[@]}" --set "init=$ROOT/ode-init/weights" --set "guidance=$GUIDANCE" $DMD_SETTINGS
-stage framewise "$FRAMEWISE" dmd "${teacher[@]}" --set "init=$ROOT/dmd/weights" --set "guidance=$GUIDANCE" \
+if [ ! -e "$ROOT/chosen" ]; then
+  echo "== choosing among the students on the way"
+  piece $CAUSVID evaluate choose "$ROOT/dmd" --prompts "$CHOICE" --out "$ROOT/choice" --device "$DEVICE" | tee "$ROOT/choice.log"
+  tail -1 "$ROOT/choice.log" >"$ROOT/chosen"
+fi
+student=$(cat "$ROOT/chosen")
+stage framewise "$FRAMEWISE" dmd "${teacher[@]}" --set "init=$student" --set "guidance=$GUIDANCE" \
   --set student.chunk=1 --set 'student.sigmas=[1.0,0.75,0.0]' $DMD_SETTINGS
 
 # 10. Models as folders: causvid generate --model $ROOT/model ... (without --out, the package itself)
 echo "== packaging into $ROOT/model and $ROOT/model-framewise"
 package=("$PYTHON" scripts/package_vista.py --teacher "$ROOT/teacher/weights" --guidance "$GUIDANCE")
-piece "${package[@]}" --student "$ROOT/dmd/weights" --out "$ROOT/model"
+piece "${package[@]}" --student "$student" --out "$ROOT/model"
 piece "${package[@]}" --student "$ROOT/framewise/weights" --framewise --out "$ROOT/model-framewise"
 
 # 11. How good they are, with the judge that nothing was chosen by.

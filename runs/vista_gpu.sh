@@ -16,6 +16,7 @@ PAIRS=${PAIRS:-2048} GUIDANCE=${GUIDANCE:-3.0}
 INIT=${INIT:---minutes 5}
 DMD=${DMD:---minutes 15}
 FRAMEWISE=${FRAMEWISE:---minutes 8}
+CHOICE=${CHOICE:-64} # prompts by which the best student on the way is chosen
 PROMPTS=${PROMPTS:-256}
 
 # batches that fill the device; the levels are those of the preset

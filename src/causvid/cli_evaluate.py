@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -126,6 +127,41 @@ def compare(
     from causvid.evaluate.comparison import compare_reports
 
     typer.echo(compare_reports(a, b))
+
+
+@evaluate_app.command()
+def choose(
+    run: Annotated[Path, typer.Argument(help="A finished `train dmd`: the students it kept are its candidates.")],
+    prompts: Annotated[int, typer.Option("--prompts", "-n", help="How many.")] = 16,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of clips and reports. The same command goes on.")] = (
+        Path("choice")
+    ),
+    device: DeviceOption = None,
+) -> None:
+    """Compare the students that a run kept on its way, by the judge for choices. The last line is the folder of the
+    best one, for `evaluate --model`: what one judge chose is reported by the other."""
+    folders = sorted(folder for folder in (run / "weights" / "candidates").glob("*") if folder.is_dir())
+    if not folders:
+        raise UserError(f"{run} has no weights/candidates to choose from; give the folder of a finished `train dmd`")
+    if prompts < 2:
+        raise UserError(f"--prompts is at least 2, since captions are exchanged for the floor; got {prompts}")
+
+    from causvid.evaluate import protocol, trial
+    from causvid.evaluate.scoring import load_instruments
+    from causvid.threads import choose_threads
+
+    choose_threads()
+    instruments, listed = load_instruments("select"), protocol.prompts("val", prompts)
+    results = []
+    with show_progress() as progress:
+        for folder in folders:
+            model, parts = trial.load_candidate(str(folder), "student", device)
+            settings = trial.settings_of(model, str(folder), parts, "student")
+            tried = trial.Trial(out / folder.name, model, settings, out / "truths", _show(progress, folder.name))
+            results.append(replace(tried.examine(listed, instruments), label=folder.name))
+    typer.echo(trial.table(results))
+    best = max(range(len(folders)), key=lambda place: results[place].choice)
+    typer.echo(folders[best])
 
 
 @evaluate_app.command()

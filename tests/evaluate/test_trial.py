@@ -188,9 +188,24 @@ def test_the_command_chooses_among_guidances(model, untrained, known_floors, tmp
     assert len(list((tmp_path / "truths").rglob("*.json"))) == 1
 
 
+def test_the_best_student_of_a_run_is_chosen(model, untrained, known_floors, tmp_path, monkeypatch):
+    for name in ("step-1", "step-2"):
+        (tmp_path / "run/weights/candidates" / name).mkdir(parents=True)
+    monkeypatch.setattr(trial, "load_candidate", lambda *_: (model, SETTINGS.parts))
+    monkeypatch.setattr(scoring, "load_instruments", lambda role: {"select": untrained}[role])
+    monkeypatch.setattr(trial, "measure_anchors", lambda *_: known_floors)
+    monkeypatch.setattr(trial.Result, "choice", property(lambda result: float(result.label == "step-2")))
+    arguments = ["evaluate", "choose", str(tmp_path / "run"), "--prompts", "2", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+    assert result.stdout.splitlines()[-1] == str(tmp_path / "run/weights/candidates/step-2")
+    assert json.loads((tmp_path / "out/step-1/report.json").read_text())["about"]["settings"]["role"] == "student"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["choose", "/nowhere"], "no weights/candidates"),
+        (["curve", "report.json"], "is no point of a curve"),
         (["--guidance", "3"], "a student has no guidance"),
         (["--role", "teacher", "--guidance", "1,x"], "is no guidance"),
         (["--role", "teacher", "--guidance", "1,3", "--judge", "report"], "choices are made by"),

@@ -177,7 +177,7 @@ class PatchEmbedding(nn.Conv3d):
 
 
 def landmarks(x: Latents, first_frames: Sequence[int], num_frames: int) -> Tensor:
-    """Row, column and frame as [B, T, 3, h, w], each from -1 to 1 times LOUD; frames stop at number `num_frames` - 1."""
+    """Row, column and frame as [B, T, 3, h, w], each from -1 to 1 and LOUD; frames stop at number `num_frames` - 1."""
     batch, frames, _, height, width = x.shape
     starts = torch.tensor(first_frames, device=x.device)[:, None]
     time = (starts + torch.arange(frames, device=x.device)).clamp(max=num_frames - 1) / (num_frames - 1) * 2 - 1
