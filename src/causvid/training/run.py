@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from rich.console import Console
@@ -136,6 +136,7 @@ def commit_of_package() -> str | None:
     return commit + ("+" if changed.strip() else "")
 
 
+@runtime_checkable
 class Sitting(Protocol):
     """What steps are taken of: where a run stands, on this process."""
 
