@@ -20,6 +20,7 @@ from causvid.stages.sources import Gallery
 from causvid.tensor_files import read_tensors
 from causvid.text.vista import VistaText, VistaTextConfig
 from causvid.training.optim import OptimConfig
+from tiny_models import BoxCodec
 
 MODEL = VideoDiTConfig(24, 48, 2, 2, 4, 4, 2, 16, 16, 6, 1e-6, "islands")
 CLIP = (5, 4, 4, 4)
@@ -43,10 +44,8 @@ def write_weights_folder(folder: Path, name: str = "teacher", seed: int = 0) -> 
     return folder
 
 
-class Squares:
+class Squares(BoxCodec):
     """Clips of noise whose 'pixels' the identity codec takes as latents."""
-
-    dtype = torch.float32
 
     def __call__(self, seeds, num_latents: int) -> list[Clip]:
         return [self.clip(seed, num_latents) for seed in seeds]

@@ -32,15 +32,14 @@ from causvid.tensor_files import read_tensors
 from causvid.text.vista import VistaText, VistaTextConfig
 from causvid.training import parallel
 from causvid.training.optim import OptimConfig
+from tiny_models import BoxCodec
 
 WORDS = ("red", "blue", "car")
 WORLD = World(WORDS, ["red car", "blue car"], lambda latents: latents[:, :, :3].repeat_interleave(4, dim=1))
 
 
-class Squares:
+class Squares(BoxCodec):
     """Clips of random squares whose colour is named: 8 x 8 'pixels' that the identity codec takes as latents."""
-
-    dtype = torch.float32
 
     def __call__(self, seeds: range, num_latents: int) -> list[Clip]:
         return [self.clip(seed, num_latents) for seed in seeds]
