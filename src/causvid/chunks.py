@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from causvid.shapes import FrameSigma, TokenMask
+from causvid.shapes import TokenMask
 
 Span = tuple[int, int]  # frames [start, stop)
 
@@ -52,7 +52,7 @@ def token_mask(bounds: list[Span], tokens_per_frame: int, window: int | None = N
     return frame_mask.repeat_interleave(tokens_per_frame, 0).repeat_interleave(tokens_per_frame, 1)
 
 
-def hold_per_chunk(levels: Tensor, bounds: list[Span]) -> FrameSigma:
-    """One value per chunk [B, num_chunks] -> one per frame [B, T], constant inside a chunk."""
-    sizes = torch.tensor([stop - start for start, stop in bounds], device=levels.device)
-    return levels.repeat_interleave(sizes, dim=1)
+def hold_per_chunk(values: Tensor, bounds: list[Span]) -> Tensor:
+    """One value per chunk [B, num_chunks] -> one per frame [B, T], constant inside a chunk: a level, or its number."""
+    sizes = torch.tensor([stop - start for start, stop in bounds], device=values.device)
+    return values.repeat_interleave(sizes, dim=1)

@@ -4,6 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+
+from causvid import flow
+from causvid.cache import FULL
+from causvid.checkpoints import load_dit
+from causvid.chunks import chunk_bounds
+from causvid.errors import UserError
+from causvid.stages import ode_init, ode_pairs
+from causvid.stages.ode_init import Sitting, behind_clean_past, consistency_error, regression_error
+from causvid.stages.sources import Draws, Network
 from tiny_distillation import (
     CLIP,
     GALLERY,
@@ -16,15 +25,6 @@ from tiny_distillation import (
     weights_of,
     write_world,
 )
-
-from causvid import flow
-from causvid.cache import FULL
-from causvid.checkpoints import load_dit
-from causvid.chunks import chunk_bounds
-from causvid.errors import UserError
-from causvid.stages import ode_init, ode_pairs
-from causvid.stages.ode_init import Sitting, behind_clean_past, consistency_error, regression_error
-from causvid.stages.sources import Draws, Network
 from tiny_models import random_dit
 
 CPU = torch.device("cpu")

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-from causvid.shapes import FrameSigma
-
 
 class LossBySigma:
     """Mean loss in four bands of the noise level since the last reading: the bands learn at very different times."""
@@ -15,8 +13,8 @@ class LossBySigma:
         self._sums = torch.zeros(self.NUM_BANDS)
         self._counts = torch.zeros(self.NUM_BANDS)
 
-    def add(self, loss: Tensor, sigma: FrameSigma) -> None:
-        """Both [B, T]."""
+    def add(self, loss: Tensor, sigma: Tensor) -> None:
+        """Of any frames; both of one shape."""
         band = (sigma.detach().flatten().cpu() * self.NUM_BANDS).long().clamp(0, self.NUM_BANDS - 1)
         self._sums.index_add_(0, band, loss.detach().flatten().float().cpu())
         self._counts.index_add_(0, band, torch.ones_like(band, dtype=torch.float32))
