@@ -26,6 +26,7 @@ from causvid.noise import chunk_noise
 from causvid.rollout import Rollout, commit_chunk, denoise_chunk
 from causvid.stages import dmd, ode_init, ode_pairs
 from causvid.stages.dmd import PRESETS, Inputs, Sitting
+from causvid.stages.dmd_losses import student_loss
 from causvid.stages.memory import bytes_saved, memory_need
 from causvid.stages.self_rollout import roll_out
 from causvid.stages.sources import Network
@@ -168,15 +169,20 @@ def test_the_student_learns_from_its_update_and_the_critic_from_its_own(world, t
     assert len(frozen) > 10 and all(torch.equal(a, b) for a, b in zip(frozen, teacher()))
 
 
-def test_the_student_reads_prompts_as_they_come_and_the_teacher_the_whole(world, tmp_path):
+def test_what_was_made_before_the_last_prompt_is_not_judged_by_it(world, tmp_path, monkeypatch):
     sitting = Sitting(dmd_config(world, input="self", batch=2), tmp_path, CPU, GALLERY)
-    scripts = [Script("red car blue", ((0, "red car"), (1, "blue car"), (4, "car"))), one_prompt("red")]
+    scripts = [Script(((0, "red car"), (1, "blue car"), (9, "car"))), one_prompt("red")]
     sitting.scripts = lambda number: scripts[number % 2]
     texts = sitting.text_of_chunks(scripts)
-    told = [["red car", "red"], ["blue car", "red"], ["car", "red"]]  # in the chunks from frames 0, 2 and 4 on
+    told = [["red car", "red"], ["blue car", "red"], ["blue car", "red"]]  # in the chunks from frames 0, 2 and 4 on
     assert all(torch.equal(text, sitting.student_words(prompts)) for text, prompts in zip(texts, told, strict=True))
+    gradients = []
+    monkeypatch.setattr(dmd, "student_loss", lambda x0, g: gradients.append(g) or student_loss(x0, g))
     (_, text), _ = sitting.update_student(0.0)
-    assert torch.equal(text, sitting.words(["red car blue", "red"]))
+    assert torch.equal(text, sitting.words(["blue car", "red"]))
+    (gradient,) = gradients
+    assert gradient[0, :2].abs().max() == 0 and gradient[0, 2:].abs().amin(dim=(1, 2, 3)).max() > 0
+    assert (gradient[1].abs().amax(dim=(1, 2, 3)) > 0).all()
 
 
 def test_noised_data_has_a_level_per_chunk_and_the_video_is_the_students_guess(world, tmp_path):
@@ -210,7 +216,7 @@ def test_a_student_on_its_own_past_learns_the_teachers_mean(world, tmp_path):
     sitting = Sitting(cfg, tmp_path, CPU, GALLERY)
 
     def mean_of_videos():
-        inputs = Inputs(["red car"] * 4, None)
+        inputs = Inputs([one_prompt("red car")] * 4, None, sitting.bounds)
         return float(sitting.make_video(inputs, sitting.draws(9, slice(0, 4)), grad=False).mean())
 
     first = mean_of_videos()

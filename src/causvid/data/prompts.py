@@ -1,7 +1,7 @@
 """Prompts to train on, as a function of their number: the world's own endless captions, or the lines of a text file.
 
-A clip whose prompt changes has a script: what it shows from beginning to end in one sentence, which a teacher that sees
-the whole clip is told, and the prompts that a stream is given one after the other, none of which knows the next.
+A clip whose prompt changes has a script: the prompts that a stream is given one after the other, none of which knows
+the next.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,6 @@ Prompts = Callable[[int], str]  # number -> prompt; never ends
 
 @dataclass(frozen=True)
 class Script:
-    whole: str
     cues: tuple[tuple[int, str], ...]  # (from this latent frame on, the prompt), the first from 0 on
 
     def at(self, frame: int) -> str:
@@ -31,14 +30,14 @@ class Script:
 
 
 def one_prompt(prompt: str) -> Script:
-    return Script(prompt, ((0, prompt),))
+    return Script(((0, prompt),))
 
 
 Scripts = Callable[[int], Script]
 
 
 def read_scripts(source: str, seed: int, changing: float) -> Scripts:
-    """`changing`: the share of Vista's clips with events that is told of each when it comes, not from the start."""
+    """`changing`: the share of Vista's clips that are told of what changes when it happens, not from the start."""
     prompts = read_prompts(source, seed)
 
     def script(number: int) -> Script:
@@ -56,8 +55,7 @@ def vista_script(number: int) -> Script:
 
     scene_seed = FIRST_SCENE + number
     scene, words = vista.sample_scene(scene_seed), mix(scene_seed)
-    cues = [(round(start * FPS / 4), prompt) for start, prompt in timeline_prompts(scene, words)]
-    return Script(vista.caption(scene, words, "train", drop=0.0), tuple(cues))
+    return Script(tuple((round(start * FPS / 4), prompt) for start, prompt in timeline_prompts(scene, words)))
 
 
 def read_prompts(source: str, seed: int) -> Prompts:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from causvid import flow
 from causvid.adapters import AdapterConfig
-from causvid.chunks import chunk_bounds, hold_per_chunk
+from causvid.chunks import Span, chunk_bounds, hold_per_chunk
 from causvid.data.clips import Pool
 from causvid.data.prompts import VISTA, Script, one_prompt, read_scripts
 from causvid.errors import UserError
@@ -66,8 +67,8 @@ class DMDConfig:
     exit: Literal["shared", "per chunk", "last"] = "shared"  # self: which step of a chunk learns
     sight: Literal["both ways", "causal"] = "both ways"  # of teacher and critic; causal is the ablation
     prompts: str = VISTA  # self: 'vista', or a text file
-    # self: the share of Vista's clips whose student is told of a change when it comes, by another prompt on the same
-    # past, while the teacher is told from the start
+    # self: the share of Vista's clips whose prompt changes on the way. Teacher and critic see the clip under its last
+    # prompt, and judge what was made under that
     changing: float = 0.0
     data: str | None = None  # data: folder of pools
     pool: str = "long"
@@ -203,10 +204,20 @@ class Inputs:
     scripts: list[Script]
     latents: Latents | None  # clips, where they are noised
 
+    bounds: list[Span]
+
     @property
     def prompts(self) -> list[str]:
-        """Of the clips as wholes."""
-        return [script.whole for script in self.scripts]
+        """In force when the last chunk is made."""
+        return [script.at(self.bounds[-1][0]) for script in self.scripts]
+
+    def judged(self) -> Tensor:
+        """[B, T, 1, 1, 1]: 1 for frames that were made under that prompt, 0 for those before."""
+        rows = [
+            [float(script.at(start) == prompt) for start, stop in self.bounds for _ in range(start, stop)]
+            for script, prompt in zip(self.scripts, self.prompts)
+        ]
+        return torch.tensor(rows)[:, :, None, None, None]
 
 
 class Sitting:
@@ -284,6 +295,7 @@ class Sitting:
                 x0 = self.make_video(inputs, draws, grad=True)
                 sigma, eps = self.score_level(draws), draws.normal(cfg.clip, NOISE)
                 gradient = dmd_gradient(x0, actors.teacher, actors.critic, text, no_text, sigma, eps, cfg.guidance)
+                gradient = gradient * draws.cut(inputs.judged())
                 (student_loss(x0, gradient) / cfg.accumulate).backward()
             self.by_sigma.add(gradient.square().mean(dim=(2, 3, 4)).sqrt(), sigma)
             videos.append(x0.detach())
@@ -367,9 +379,9 @@ class Sitting:
         place, self.drawn = self.drawn, self.drawn + batch
         if self.pool is not None:
             clips = self.pool.batch(place, batch, self.cfg.clip[0], self.cfg.seed)
-            return Inputs([one_prompt(caption) for caption in clips.captions], clips.latents)
+            return Inputs([one_prompt(caption) for caption in clips.captions], clips.latents, self.bounds)
         assert self.scripts is not None
-        return Inputs([self.scripts(number) for number in range(place, self.drawn)], None)
+        return Inputs([self.scripts(number) for number in range(place, self.drawn)], None, self.bounds)
 
     def draws(self, turn: int, rows: slice = slice(0, 0), batch: int | None = None) -> Draws:
         return Draws((self.cfg.seed, self.step, turn), batch or self.cfg.batch, rows, self.device)
