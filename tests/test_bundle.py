@@ -6,12 +6,12 @@ import torch
 
 import causvid
 from causvid import config, flow, sample
-from causvid.bundle import Model
+from causvid.bundle import Model, Place
 from causvid.errors import UserError
 from causvid.loading import find, read_spec
 from causvid.noise import chunk_noise
 from causvid.session import frames_from_video, video_from_frames
-from tiny_models import BoxCodec, HashText, random_dit, random_model
+from tiny_models import TINY, BoxCodec, HashText, random_dit, random_model
 
 
 def test_sampling_the_teacher_is_the_guided_ode(model):
@@ -108,6 +108,15 @@ def test_folders_that_are_no_models_are_refused(tmp_path):
         causvid.load(tmp_path, dtype="float13")
     with pytest.raises(UserError, match="cannot use the device"):
         causvid.load(tmp_path, device="abacus")
+
+
+def test_students_multiply_in_bfloat16_where_the_cpu_can_unless_a_dtype_is_asked_for(monkeypatch):
+    for can, products in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda can=can: can)
+        place = Place.of("cpu", None, is_small=True)
+        assert place.dtype == place.settle(random_dit(TINY)).dtype == torch.float32
+        assert place.settle_student(random_dit(TINY)).dtype == products
+        assert Place.of("cpu", "float32", is_small=True).settle_student(random_dit(TINY)).dtype == torch.float32
 
 
 def test_an_endless_stream_keeps_its_memory(model):

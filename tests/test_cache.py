@@ -239,6 +239,13 @@ def test_a_full_cache_says_what_to_do(dit):
         KVCache(CacheShape(1, 1, 2, 1))
 
 
+def test_turning_complex_numbers_equals_turning_pairs(rng, monkeypatch):
+    keys, rotation = torch.randn(1, 4 * 6, 2, 24, generator=rng), grid_rotation(4, 2, 3, 24, first_frames=[5])
+    turned = rotate(keys, rotation)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert (turned - rotate(keys, rotation)).abs().max() <= 1e-6
+
+
 def test_shifting_rotated_keys_equals_rotating_elsewhere(rng):
     keys = torch.randn(1, 4 * 6, 2, 24, generator=rng)
     here = rotate(keys, grid_rotation(4, 2, 3, 24, first_frames=[5]))

@@ -88,6 +88,16 @@ def test_precisions_agree_in_float32_and_islands_are_closer_in_bfloat16():
     assert errors["islands"] < errors["plain"] < 0.1
 
 
+def test_products_alone_in_bfloat16_are_closer_than_everything_in_bfloat16():
+    x, sigma, text = inputs()
+    exact = random_dit(TINY)(x, sigma, text)
+    model = random_dit(TINY).cast(torch.bfloat16)
+    out = model(x, sigma, model.project_text(text))
+    assert out.dtype == torch.float32 and model.project_text(text).keys[0].dtype == torch.float32
+    everything = model(x.bfloat16(), sigma, text.bfloat16()).float()
+    assert (out - exact).norm() < (everything - exact).norm() < 0.1 * exact.norm()
+
+
 def test_cast_keeps_the_islands():
     model = random_dit(TINY).cast(torch.bfloat16)
     kinds = {is_island(name): p.dtype for name, p in model.named_parameters()}

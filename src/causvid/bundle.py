@@ -228,6 +228,7 @@ class Place:
 
     device: torch.device
     dtype: torch.dtype
+    mixed: bool = False  # students multiply in bfloat16 and do the rest in `dtype`
 
     @classmethod
     def of(cls, device: str | torch.device | None, dtype: torch.dtype | str | None, *, is_small: bool = False) -> Place:
@@ -242,10 +243,16 @@ class Place:
             if dtype not in known:
                 raise UserError(f"there is no dtype '{dtype}'; use one of {', '.join(known)}")
             dtype = known[dtype]
-        if dtype is None:
-            # on a CPU bfloat16 pays from a width of about 512 (docs/log.md); float16 never does
-            dtype = torch.float32 if where.type == "cpu" and is_small else torch.bfloat16
-        return cls(where, dtype)
+        if dtype is None and where.type == "cpu" and is_small:
+            # bfloat16 throughout pays from a width of about 512 (docs/log.md), in the products alone at any width;
+            # float16 never does
+            return cls(where, torch.float32, mixed=torch.cpu._is_avx512_bf16_supported())
+        return cls(where, dtype or torch.bfloat16)
 
     def settle(self, network: VideoDiT) -> VideoDiT:
         return network.to(self.device).cast(self.dtype).eval().requires_grad_(False)
+
+    def settle_student(self, network: VideoDiT) -> VideoDiT:
+        """In its training products were bfloat16, too; the teacher stays what it is measured as."""
+        settled = self.settle(network)
+        return settled.cast(torch.bfloat16) if self.mixed and settled.cfg.precision == "islands" else settled

@@ -175,7 +175,7 @@ def run_groups(layers: nn.ModuleList, x: Tensor, batch: int, memory: Memory) -> 
             groups = x.unflatten(0, (batch, -1))
             first = next(past) if memory else torch.zeros_like(groups[:, 0])
             after.append(groups[:, -1].clone())
-            x = layer(x, torch.cat([first[:, None], groups[:, :-1]], dim=1).flatten(0, 1))
+            x = layer(x, stacked(torch.cat([first[:, None], groups[:, :-1]], dim=1)))
     return x, after
 
 

@@ -117,7 +117,7 @@ def attention_by_products(q_BNLE: Tensor, k_BNME: Tensor, v_BNME: Tensor) -> Ten
 @dataclass(frozen=True)
 class SeeAll:
     def attend(self, layer: int, q_BLNE: Tensor, k_BLNE: Tensor, v_BLNE: Tensor) -> Tensor:
-        return attention(q_BLNE, k_BLNE, v_BLNE)
+        return attention(q_BLNE.to(v_BLNE.dtype), k_BLNE.to(v_BLNE.dtype), v_BLNE)
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ class SeeEarlierChunks:
     sink: int
 
     def attend(self, layer: int, q_BLNE: Tensor, k_BLNE: Tensor, v_BLNE: Tensor) -> Tensor:
+        q_BLNE, k_BLNE = q_BLNE.to(v_BLNE.dtype), k_BLNE.to(v_BLNE.dtype)
         out = []
         for span in self.bounds:
             seen = [self._tokens(s) for s in visible_spans(span, self.window, self.sink)]
@@ -156,7 +157,7 @@ class SeePast:
 
 
 class RMSNorm(nn.Module):
-    """Over the full width, all heads together; float32 inside, cast back before the weight."""
+    """Over the full width, all heads together; float32 inside, cast to the weight's dtype before the weight."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -164,7 +165,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps).to(x.dtype) * self.weight
+        return F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps).to(self.weight.dtype) * self.weight
 
 
 class PatchEmbedding(nn.Conv3d):
@@ -204,7 +205,7 @@ class SelfAttention(nn.Module):
         q = rotate(rearrange(self.norm_q(self.q(x)), heads, N=self.num_heads), rotation)
         k = rotate(rearrange(self.norm_k(self.k(x)), heads, N=self.num_heads), rotation)
         v = rearrange(self.v(x), heads, N=self.num_heads)
-        return self.o(sight.attend(layer, q.to(v.dtype), k.to(v.dtype), v).flatten(2))
+        return self.o(sight.attend(layer, q, k, v).flatten(2))
 
 
 class CrossAttention(nn.Module):
@@ -229,7 +230,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, text: Tensor | tuple[Tensor, Tensor]) -> Tensor:
         q = rearrange(self.norm_q(self.q(x)), "B L (N E) -> B L N E", N=self.num_heads)
         k, v = text if isinstance(text, tuple) else self.project(text)
-        return self.o(attention(q.to(v.dtype), k, v).flatten(2))
+        return self.o(attention(q.to(v.dtype), k, v).flatten(2).to(x.dtype))
 
 
 class Block(nn.Module):
@@ -259,15 +260,15 @@ class Block(nn.Module):
         frames = x.shape[1:3]
         norm = (x.shape[-1],)
 
-        h = F.layer_norm(x, norm, eps=self.eps) * (1 + scale1) + shift1
+        h = torch.addcmul(shift1, F.layer_norm(x, norm, eps=self.eps), 1 + scale1)
         h = self.self_attn(h.to(dtype).flatten(1, 2), rotation, sight, self.layer)
-        x = x + h.unflatten(1, frames) * gate1
+        x = torch.addcmul(x, h.unflatten(1, frames).to(x.dtype), gate1)
 
         h = F.layer_norm(x, norm, self.norm3.weight.to(x.dtype), self.norm3.bias.to(x.dtype), self.eps)
-        x = x + self.cross_attn(h.to(dtype).flatten(1, 2), text).unflatten(1, frames)
+        x = x + self.cross_attn(h.to(dtype).flatten(1, 2), text).unflatten(1, frames).to(x.dtype)
 
-        h = F.layer_norm(x, norm, eps=self.eps) * (1 + scale2) + shift2
-        return x + self.ffn(h.to(dtype)) * gate2
+        h = torch.addcmul(shift2, F.layer_norm(x, norm, eps=self.eps), 1 + scale2)
+        return torch.addcmul(x, self.ffn(h.to(dtype)).to(x.dtype), gate2)
 
 
 class Head(nn.Module):
@@ -324,6 +325,11 @@ class VideoDiT(nn.Module):
                 nn.init.normal_(parameter, std=0.02)
         nn.init.zeros_(self.head.head.weight)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the matrix products; latents and the cache may be of another."""
+        return self.patch_embedding.weight.dtype
+
     def cast(self, dtype: torch.dtype) -> VideoDiT:
         """Weights in `dtype`, but for what `islands` keeps in float32."""
         self.to(dtype)
@@ -349,7 +355,7 @@ class VideoDiT(nn.Module):
         height, width = x_t.shape[-2] // p, x_t.shape[-1] // p
         if x_t.shape[-2] % p or x_t.shape[-1] % p:
             raise ValueError(f"latents of {x_t.shape[-2]}x{x_t.shape[-1]} do not split into {p}x{p} patches")
-        dtype = x_t.dtype
+        dtype = self.dtype
 
         sight: Sight = SeeAll()
         first_frames = [0]
@@ -362,9 +368,10 @@ class VideoDiT(nn.Module):
         )
 
         level, levels = self._embed_sigma(sigma, dtype)
+        seen = x_t
         if self.cfg.landmarks:
-            x_t = torch.cat([x_t, landmarks(x_t, first_frames, self.cfg.landmarks)], dim=2)
-        x = self.patch_embedding(x_t).to(level.dtype)  # [B, T, S, D]
+            seen = torch.cat([x_t, landmarks(x_t, first_frames, self.cfg.landmarks)], dim=2)
+        x = self.patch_embedding(seen.to(dtype)).to(level.dtype)  # [B, T, S, D]
         texts = self._text_per_layer(text, dtype)
         for block, block_text in zip(self.blocks, texts):
             if self.checkpoint_blocks and torch.is_grad_enabled():
@@ -373,14 +380,14 @@ class VideoDiT(nn.Module):
             else:
                 x = block(x, levels, block_text, rotation, sight, dtype)
         x = self.head(x, level)  # [B, T, S, p*p*C], channel fastest
-        return rearrange(x, "B T (h w) (p q C) -> B T C (h p) (w q)", h=height, w=width, p=p, q=p).to(dtype)
+        return rearrange(x, "B T (h w) (p q C) -> B T C (h p) (w q)", h=height, w=width, p=p, q=p).to(x_t.dtype)
 
     def project_text(self, text: Text) -> TextMemory:
-        """Keys and values of a prompt, once, for as many passes as use it. For inference: parameters are read outside
-        of `forward`, which sharded training must not do."""
-        embedded = self.text_embedding(text)
+        """Keys and values of a prompt in its dtype, once, for as many passes as use it. For inference: parameters are
+        read outside of `forward`, which sharded training must not do."""
+        embedded = self.text_embedding(text.to(self.dtype))
         pairs = [block.cross_attn.project(embedded) for block in cast("list[Block]", self.blocks)]
-        return TextMemory(tuple(k for k, _ in pairs), tuple(v for _, v in pairs))
+        return TextMemory(tuple(k.to(text.dtype) for k, _ in pairs), tuple(v.to(text.dtype) for _, v in pairs))
 
     def cache_shape(self, latent_height: int, latent_width: int) -> CacheShape:
         tokens = (latent_height // self.cfg.patch) * (latent_width // self.cfg.patch)
