@@ -342,6 +342,15 @@ def contents(folder):
     return {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
+def test_landmarks_are_read_back_and_diffusers_has_none(tmp_path):
+    marked = random_dit(replace(TINY, in_channels=4 + 3, landmarks=4))
+    save_original(marked, tmp_path / "marked.safetensors")
+    assert load_dit(tmp_path / "marked.safetensors").cfg == marked.cfg
+    with pytest.raises(UserError, match="diffusers does not make"):
+        save_diffusers(marked, tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
 @pytest.mark.parametrize("save", [save_diffusers, save_original])
 @pytest.mark.parametrize("before", [False, True])
 def test_full_disk_leaves_everything_as_it_was(dit, tmp_path, monkeypatch, save, before):

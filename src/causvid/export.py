@@ -38,6 +38,11 @@ def save_diffusers(
     state: weights to write in place of the model's own, such as their moving average (original names).
     dtype: None keeps each tensor's.
     """
+    if model.cfg.landmarks:
+        raise UserError(
+            "this network is told rows, columns and frames by channels that diffusers does not make; "
+            "write it in the original layout, which causvid reads."
+        )
     folder = Path(folder)
     named = {to_diffusers(name): tensor for name, tensor in _weights(model, state).items()}
     shards = _split(named, shard_bytes, dtype)
