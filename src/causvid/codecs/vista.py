@@ -66,7 +66,7 @@ def silent(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 class Block(nn.Module):
-    """A residual block. A remembering one reads the group before beside the present one."""
+    """A residual block. A remembering one reads the group before beside the present one; None stands for zeros."""
 
     def __init__(self, width: int, remembers: bool) -> None:
         super().__init__()
@@ -76,7 +76,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, before: Tensor | None) -> Tensor:
         seen = x if before is None else torch.cat([x, before], dim=1)
-        return x + self.write(F.relu(self.read(F.relu(seen))))
+        weight = self.read.weight[:, : seen.shape[1]]
+        return x + self.write(F.relu(F.conv2d(F.relu(seen), weight, self.read.bias, padding=1)))
 
 
 def blocks(width: int, count: int) -> Iterator[Block]:
@@ -173,9 +174,12 @@ def run_groups(layers: nn.ModuleList, x: Tensor, batch: int, memory: Memory) -> 
             x = layer(x, None)
         else:
             groups = x.unflatten(0, (batch, -1))
-            first = next(past) if memory else torch.zeros_like(groups[:, 0])
             after.append(groups[:, -1].clone())
-            x = layer(x, stacked(torch.cat([first[:, None], groups[:, :-1]], dim=1)))
+            before = None  # a stream begins with one group
+            if memory or groups.shape[1] > 1:
+                first = next(past) if memory else torch.zeros_like(groups[:, 0])
+                before = stacked(torch.cat([first[:, None], groups[:, :-1]], dim=1))
+            x = layer(x, before)
     return x, after
 
 
