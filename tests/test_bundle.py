@@ -110,13 +110,13 @@ def test_folders_that_are_no_models_are_refused(tmp_path):
         causvid.load(tmp_path, device="abacus")
 
 
-def test_students_multiply_in_bfloat16_where_the_cpu_can_unless_a_dtype_is_asked_for(monkeypatch):
+def test_small_networks_multiply_in_bfloat16_where_the_cpu_can_unless_a_dtype_is_asked_for(monkeypatch):
     for can, products in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda can=can: can)
         place = Place.of("cpu", None, is_small=True)
-        assert place.dtype == place.settle(random_dit(TINY)).dtype == torch.float32
-        assert place.settle_student(random_dit(TINY)).dtype == products
-        assert Place.of("cpu", "float32", is_small=True).settle_student(random_dit(TINY)).dtype == torch.float32
+        assert place.dtype == torch.float32
+        assert place.settle(random_dit(TINY)).dtype == products
+        assert Place.of("cpu", "float32", is_small=True).settle(random_dit(TINY)).dtype == torch.float32
 
 
 def test_an_endless_stream_keeps_its_memory(model):

@@ -228,7 +228,7 @@ class Place:
 
     device: torch.device
     dtype: torch.dtype
-    mixed: bool = False  # students multiply in bfloat16 and do the rest in `dtype`
+    mixed: bool = False  # products in bfloat16, as in training, and the rest in `dtype`
 
     @classmethod
     def of(cls, device: str | torch.device | None, dtype: torch.dtype | str | None, *, is_small: bool = False) -> Place:
@@ -250,9 +250,5 @@ class Place:
         return cls(where, dtype or torch.bfloat16)
 
     def settle(self, network: VideoDiT) -> VideoDiT:
-        return network.to(self.device).cast(self.dtype).eval().requires_grad_(False)
-
-    def settle_student(self, network: VideoDiT) -> VideoDiT:
-        """In its training products were bfloat16, too; the teacher stays what it is measured as."""
-        settled = self.settle(network)
+        settled = network.to(self.device).cast(self.dtype).eval().requires_grad_(False)
         return settled.cast(torch.bfloat16) if self.mixed and settled.cfg.precision == "islands" else settled

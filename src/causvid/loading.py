@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,6 @@ from causvid.checkpoints import load_dit
 from causvid.codecs import Codec
 from causvid.codecs.vista import VistaCodec
 from causvid.errors import UserError
-from causvid.models.dit import VideoDiT
 from causvid.text import TextEncoder
 from causvid.text.vista import VistaText
 
@@ -88,12 +87,11 @@ def load_ours(folder: Path, place: Place) -> Model:
     else:
         text = wan_world.load_text(_elsewhere(cfg, "text"), place.device)
 
-    def source(name: str, settle: Callable[[VideoDiT], VideoDiT]) -> Network | None:
+    def source(name: str) -> Network | None:
         path = folder / f"{name}.safetensors"
-        return (lambda: settle(load_dit(path))) if path.is_file() else None
+        return (lambda: place.settle(load_dit(path))) if path.is_file() else None
 
-    teacher, student = source("teacher", place.settle), source("student", place.settle_student)
-    return Model(cfg, codec, text, teacher, student, place.dtype, place.device)
+    return Model(cfg, codec, text, source("teacher"), source("student"), place.dtype, place.device)
 
 
 def _elsewhere(cfg: ModelConfig, part: Literal["codec", "text"]) -> Path:

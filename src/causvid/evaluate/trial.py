@@ -77,7 +77,7 @@ def load_candidate(name: str, role: Role, device: str | None = None) -> tuple[Mo
             raise UserError(
                 f"{place} holds no {role}.safetensors; give the weights/ folder of a run, or another --role"
             )
-        network = Place(model.device, model.dtype).settle(load_dit(files["network"]))
+        network = Place.of(device, None, is_small=True).settle(load_dit(files["network"]))
         setattr(model, f"{role}_source", lambda: network)
         # candidates lie two folders below the text encoder they were trained with
         texts = [folder / "text.safetensors" for folder in (place, *place.parents[:2])]
