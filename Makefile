@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	@$(BIN)/causvid demo
 
-# Vista from nothing, about four hours on two cores; the same command goes on
+# Vista from nothing, about five hours on two cores; the same command goes on
 train: $(STAMP)
 	PATH="$(abspath $(BIN)):$$PATH" runs/vista_cpu.sh
 

@@ -42,8 +42,8 @@ pairs() { # folder-name arguments...: trajectories do not depend on the seed of 
 
 init() { train ode-init "$@" $INIT $INIT_SETTINGS; }
 dmd() { train dmd "$@" $DMD $DMD_SETTINGS; }
-noised_data=(--set input=data --set data="$DATA" --set replay=0 --set critic_batch=null)
-own_past=(--set input=self)
+noised_data=(--set input=data --set data="$DATA" --set changing=0 --set replay=0 --set critic_batch=null)
+own_past=(--set input=self --set changing=0) # the rows differ in one thing only
 from() { echo --set "teacher=$TEACHER" --set "init=$1"; }
 
 {

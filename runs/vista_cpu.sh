@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Vista on two CPU cores, about four hours; a quarter of it shows most of what there is to see. Run again to go on.
+# Vista on two CPU cores, about five hours; a quarter of it shows most of what there is to see. Run again to go on.
 #
 #   runs/vista_cpu.sh
 #   TEACHER="--minutes 300" runs/vista_cpu.sh          more of one thing
@@ -8,8 +8,8 @@ set -euo pipefail
 
 export ROOT=${ROOT:-local/vista} OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 TEXT=${TEXT:---minutes 8}
-IMAGES=${IMAGES:-40960} SHORT=${SHORT:-6144} LONG=${LONG:-3072} WORKERS=${WORKERS:-2}
-TEACHER=${TEACHER:---minutes 90}
+IMAGES=${IMAGES:-81920} SHORT=${SHORT:-12288} LONG=${LONG:-7296} WORKERS=${WORKERS:-2}
+TEACHER=${TEACHER:---minutes 120}
 CAUSAL=${CAUSAL:---minutes 20}
 PAIRS=${PAIRS:-256} GUIDANCE=${GUIDANCE:-3.0}
 INIT=${INIT:---minutes 15}

@@ -20,10 +20,10 @@ CHOICE=${CHOICE:-64} # prompts by which the best student on the way is chosen
 PROMPTS=${PROMPTS:-256}
 
 # batches that fill the device; the levels are those of the preset
-images='{"pool":"images","num_frames":1,"batch":512,"shifts":[1.5,4,16]}'
-short='{"pool":"short","num_frames":6,"batch":128,"shifts":[2,6,30]}'
-long='{"pool":"long","num_frames":21,"batch":48,"shifts":[3,10,40]}'
-TEACHER_SETTINGS=${TEACHER_SETTINGS:---set lengths=[$images,$short,$long] --set ema_decay=0.999}
+images='{"pool":"images","num_frames":1,"batch":512,"shifts":[1.5,4,12]}'
+short='{"pool":"short","num_frames":6,"batch":128,"shifts":[2,5,25]}'
+long='{"pool":"long","num_frames":21,"batch":48,"shifts":[2.5,10,80]}'
+TEACHER_SETTINGS=${TEACHER_SETTINGS:---set lengths=[$images,$short,$long]}
 CAUSAL_SETTINGS=${CAUSAL_SETTINGS:-$TEACHER_SETTINGS}
 PAIRS_SETTINGS=${PAIRS_SETTINGS:---set batch=64 --set pairs_per_shard=64 --set steps=48}
 INIT_SETTINGS=${INIT_SETTINGS:---set batch=32}

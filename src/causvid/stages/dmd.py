@@ -116,8 +116,11 @@ VISTA_DMD = DMDConfig(
     batch=8,
     guidance=3.0,
     input="self",
+    changing=0.5,
     critic_batch=4,
     replay=32,
+    score_shift=6.0,
+    score_range=(0.02, 0.995),
 )
 # (CausVid's released 4-step configuration) noised clips, both rates 2e-6, w = 2, batch 64
 WAN_ADAM = OptimConfig(lr=2e-6, muon=False, betas=(0.9, 0.999), clip=10.0, warmup=0)
@@ -151,7 +154,7 @@ WAN_SELF_DMD = replace(
 )
 PRESETS = {
     "vista": VISTA_DMD,
-    "vista-data": replace(VISTA_DMD, input="data", data="local/latents", critic_batch=None, replay=0),
+    "vista-data": replace(VISTA_DMD, input="data", data="local/latents", changing=0.0, critic_batch=None, replay=0),
     "wan-1.3b": WAN_SELF_DMD,
     "wan-1.3b-data": WAN_DMD,
     # one 80 GB device: adapters on one frozen copy

@@ -99,23 +99,25 @@ class TeacherConfig:
     sample_shift: float = 3.0
 
 
-# One CPU core for an hour or two: single frames and short clips cost least, small batches give more steps.
+# One CPU core for hours: single frames and short clips cost least and teach what things look like, long clips what
+# happens; small batches give more steps, and most of the gain comes while the rate falls (docs/log.md).
 VISTA = TeacherConfig(
     model=VISTA_DIT,
     text=VISTA_TEXT,
     data="local/latents",
     lengths=(
-        LengthConfig("images", 1, 24, shifts=(1.5, 4, 16)),
-        LengthConfig("short", 6, 8, shifts=(2, 6, 30)),
-        LengthConfig("long", 21, 4, shifts=(3, 10, 40)),
+        LengthConfig("images", 1, 32, shifts=(1.5, 4, 12)),
+        LengthConfig("short", 6, 10, shifts=(2, 5, 25)),
+        LengthConfig("long", 21, 5, shifts=(2.5, 10, 80)),
     ),
     phases=(
-        Phase(0.12, (0.9, 0.1, 0.0)),
-        Phase(0.35, (0.4, 0.4, 0.2)),
-        Phase(1.00, (0.2, 0.2, 0.6)),
+        Phase(0.20, (0.65, 0.30, 0.05)),
+        Phase(0.50, (0.35, 0.40, 0.25)),
+        Phase(1.00, (0.15, 0.25, 0.60)),
     ),
-    optim=OptimConfig(lr=1.5e-3, muon=False, decay_from=0.45),
-    ema_decay=0.998,
+    optim=OptimConfig(lr=1.2e-3, muon=False, decay_from=0.2),
+    figure_weight=5.0,
+    ema_decay=0.999,
     text_init="local/text/weights/text.safetensors",
     compile=True,
 )
