@@ -282,6 +282,8 @@ def test_the_newest_candidates_stay(world, tmp_path, candidates):
     weights = dmd.train(cfg, tmp_path, steps=3, gallery=GALLERY)
     kept = sorted(folder.name for folder in (weights / "candidates").glob("*"))
     assert kept == ["step-00000001", "step-00000002", "step-00000003"][3 - candidates :]
+    # each can be loaded, and trained from, by itself
+    assert all((weights / "candidates" / name / "text.safetensors").is_file() for name in kept)
     assert len(list((tmp_path / "samples").iterdir())) == 3
 
 

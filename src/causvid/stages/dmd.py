@@ -435,6 +435,7 @@ class Sitting:
         folder = self.run.folder / "weights" / "candidates"
         if cfg.candidates:
             write_student(self.actors, cfg.model, folder / name)
+            hand_on_words(cfg.init or cfg.teacher, folder / name)
         if parallel.is_first():
             for old in sorted(folder.glob("step-*"), reverse=True)[cfg.candidates :]:
                 for weights in old.iterdir():
