@@ -11,8 +11,8 @@ import numpy as np
 from causvid import media
 from causvid.bundle import Model
 
-FIRST_PROMPT = "a steam train drives through the desert in daytime, tracking shot"
-SECOND_PROMPT = "a sailboat crosses the sea at sunset"
+FIRST_PROMPT = "a city bus drives through the city in daytime"
+SECOND_PROMPT = "a city bus drives through the city at night"
 SECONDS = 13.5
 SWITCH_AT = 6.75  # the length of a training clip
 
@@ -32,9 +32,9 @@ def run(model: Model, out: Path, seed: int) -> Iterator[str]:
     yield f'streaming "{FIRST_PROMPT}"'
     while sum(map(len, frames)) < wanted:
         if not switched and sum(map(len, frames)) >= SWITCH_AT * fps:
-            session.set_prompt(SECOND_PROMPT, mode="flush")
+            session.set_prompt(SECOND_PROMPT, mode="keep")
             switched = True
-            yield f'at {sum(map(len, frames)) / fps:.1f} s a new shot: "{SECOND_PROMPT}"'
+            yield f'at {sum(map(len, frames)) / fps:.1f} s the same scene goes on as "{SECOND_PROMPT}"'
         frames.append(session.next_chunk().frames)
         first = first or time.perf_counter() - start
     elapsed = time.perf_counter() - start
