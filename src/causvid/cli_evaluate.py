@@ -48,8 +48,7 @@ def evaluate(
     values = _read_guidance(guidance)
     judge = judge or ("select" if len(values) > 1 else "report")
     _check(role, split, judge, seeds=seeds, steps=1 if steps is None else steps)
-    if prompts < 2:
-        raise UserError(f"--prompts is at least 2, since captions are exchanged for the floor; got {prompts}")
+    _check_prompts(prompts)
     if len(values) > 1 and judge == "report":
         raise UserError("among several values of --guidance one is chosen, and choices are made by --judge select")
     if role == "student" and guidance is not None:
@@ -118,6 +117,11 @@ def _check(role: str, split: str, judge: str, **counts: int) -> None:
             raise UserError(f"--{name} is at least 1, got {count}")
 
 
+def _check_prompts(count: int) -> None:
+    if count < 2:
+        raise UserError(f"--prompts is at least 2, since captions are exchanged for the floor; got {count}")
+
+
 @evaluate_app.command()
 def compare(
     a: Annotated[Path, typer.Argument(help="A report.json.")],
@@ -143,8 +147,7 @@ def choose(
     folders = sorted(folder for folder in (run / "weights" / "candidates").glob("*") if folder.is_dir())
     if not folders:
         raise UserError(f"{run} has no weights/candidates to choose from; give the folder of a finished `train dmd`")
-    if prompts < 2:
-        raise UserError(f"--prompts is at least 2, since captions are exchanged for the floor; got {prompts}")
+    _check_prompts(prompts)
 
     from causvid.evaluate import protocol, trial
     from causvid.evaluate.scoring import load_instruments

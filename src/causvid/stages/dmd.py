@@ -206,8 +206,7 @@ class Inputs:
 
     scripts: list[Script]
     latents: Latents | None  # clips, where they are noised
-
-    bounds: list[Span]
+    bounds: list[Span]  # of the chunks
 
     @property
     def prompts(self) -> list[str]:
