@@ -272,7 +272,7 @@ def test_a_run_folder_tells_everything(world, tmp_path):
         assert f'"{name}' in text
     assert (tmp_path / "samples/step-00000002.png").stat().st_size > 1000
     (candidate,) = (weights / "candidates").iterdir()
-    assert_same_weights(candidate, candidate)
+    assert_same_weights(candidate, weights)  # the newest one is the student that is handed on
     assert load_dit(weights / "student.safetensors").cfg == MODEL and (weights / "text.safetensors").is_file()
 
 
