@@ -46,6 +46,7 @@ def spec(guidance: float, student: RolloutConfig) -> ModelConfig:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", type=Path, help="folder with teacher.safetensors, text.safetensors")
+    parser.add_argument("--guide", type=Path, help="a worse teacher to guide that one, guide.safetensors of its run")
     parser.add_argument("--student", type=Path, help="folder with student.safetensors")
     parser.add_argument("--framewise", action="store_true", help="the student makes one latent frame at a time")
     parser.add_argument("--codec", type=Path, help="codec.safetensors of a run (default: the packaged one)")
@@ -65,6 +66,8 @@ def main() -> None:
         VistaText.load(options.teacher / "text.safetensors").save(out / "text.safetensors")
         how = spec(options.guidance, VISTA_STUDENT_FRAMEWISE if options.framewise else VISTA_STUDENT)
         (out / SPEC_FILE).write_text(json.dumps(config.to_json(how), indent=2) + "\n")
+    if options.guide:
+        save_original(load_dit(options.guide), out / "guide.safetensors", dtype=torch.bfloat16)
     if options.student:
         student = load_dit(options.student / "student.safetensors")
         save_original(student, out / "student.safetensors", dtype=torch.bfloat16)

@@ -25,6 +25,24 @@ def test_sampling_the_teacher_is_the_guided_ode(model):
     assert np.array_equal(frames, frames_from_video(model.codec.decode(expected)))
 
 
+def test_a_guide_makes_the_pass_without_words(model):
+    model.guide_source = lambda: random_dit(seed=5)
+    latents = model.sample_latents("a red car", seconds=0.5, steps=4, guidance=3.0, seed=9)
+    text, empty = model.text(["a red car"]), model.text([""])
+    noise = chunk_noise(9, 0, 0, (1, 3, *model.latent_shape)).to(model.dtype)
+    field = sample.guided(random_dit(), text, empty, 3.0, random_dit(seed=5))
+    assert torch.equal(latents, sample.euler(field, noise, flow.sigma_grid(4, 5.0)))
+
+
+def test_a_guide_is_saved_and_loaded_with_its_model(tmp_path):
+    vista = causvid.load("vista")
+    vista.guide_source = vista.need_student  # any network of that size
+    guide = causvid.load(vista.save(tmp_path)).guide_source
+    assert guide is not None
+    expected = vista.need_student().state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in guide().state_dict().items())
+
+
 def test_velocity_is_the_plain_network_call(model):
     x, sigma, text = torch.randn(1, 2, *model.latent_shape), torch.rand(1, 2), model.text(["x"])
     assert torch.equal(model.velocity(x, sigma, text), random_dit()(x, sigma, text))

@@ -42,6 +42,18 @@ def test_guidance_of_one_never_calls_the_empty_prompt():
     assert sample.guided(model, "yes", "no", 3.0)(x, sigma).item() == 1 + 3 * (2 - 1)
 
 
+def test_a_guide_answers_where_there_is_no_caption_and_only_there():
+    x, sigma = torch.zeros(1, 1, 1, 1, 1), torch.ones(1, 1)
+    answers = {("model", "yes"): 2.0, ("guide", "no"): -1.0}  # anything else is a mistake
+
+    def network(name):
+        return lambda x_t, sigma, text: x_t * 0 + answers[name, text]
+
+    field = sample.guided(network("model"), "yes", "no", 3.0, network("guide"))
+    assert field(x, sigma).item() == -1 + 3 * (2 + 1)
+    assert sample.guided(network("model"), "yes", "no", 1.0, network("guide"))(x, sigma).item() == 2
+
+
 @pytest.mark.parametrize("solver", [sample.euler, sample.heun])
 def test_trajectories_hold_the_states_of_the_levels_asked_for(solver):
     x = torch.randn(2, 3, 1, 2, 2)

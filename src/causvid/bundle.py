@@ -71,10 +71,12 @@ class Model:
     text: TextEncoder
     teacher_source: Network | None = None
     student_source: Network | None = None
+    guide_source: Network | None = None  # a worse teacher, for the pass of guidance that has no caption
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     _teacher: VideoDiT | None = field(default=None, repr=False)
     _student: VideoDiT | None = field(default=None, repr=False)
+    _guide: VideoDiT | None = field(default=None, repr=False)
     _no_text: Text | None = field(default=None, repr=False)
 
     @property
@@ -109,6 +111,14 @@ class Model:
                 )
             self._student = self.student_source()
         return self._student
+
+    def guided(self, text: Text, guidance: float) -> sample.Field:
+        """The teacher's velocity under these words, as it is sampled."""
+        if guidance == 1:
+            return sample.guided(self.need_teacher(), text, None, 1)
+        if self._guide is None and self.guide_source is not None:
+            self._guide = self.guide_source()
+        return sample.guided(self.need_teacher(), text, self._empty(), guidance, self._guide)
 
     # ---- text --------------------------------------------------------------------------------------------------
 
@@ -172,15 +182,14 @@ class Model:
         seed: int = 0,
         on_step: Callable[[int, Latents], None] | None = None,
     ) -> Latents:
-        teacher, how = self.need_teacher(), self.cfg.teacher
+        how = self.cfg.teacher
         guidance = how.guidance if guidance is None else guidance
         steps = how.steps if steps is None else steps
         if steps < 1:
             raise UserError(f"sampling needs at least 1 step, got {steps}")
         shape = (1, self.latents_for(seconds), *self.latent_shape)
         x = chunk_noise(seed, 0, 0, shape).to(device=self.device, dtype=self.dtype)
-        text = self.embed([prompt])
-        field = sample.guided(teacher, text, self._empty() if guidance != 1 else None, guidance)
+        field = self.guided(self.embed([prompt]), guidance)
         return sample.euler(field, x, flow.sigma_grid(steps, how.shift), on_step)
 
     def latents_for(self, seconds: float | None) -> int:
@@ -213,6 +222,8 @@ class Model:
             save_original(self.need_teacher(), folder / "teacher.safetensors")
         if self.student_source:
             save_original(self.need_student(), folder / "student.safetensors")
+        if self.guide_source:
+            save_original(self.guide_source(), folder / "guide.safetensors")
         if self.cfg.codec == "vista":
             self.codec.save(folder / "codec.safetensors")  # type: ignore[attr-defined]
         if self.cfg.text == "vista":

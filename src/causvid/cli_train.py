@@ -61,6 +61,7 @@ def latents(
     images: Annotated[int, typer.Option(help="Single frames.")] = 40_960,
     short: Annotated[int, typer.Option(help="Clips of 6 latent frames.")] = 6_144,
     long: Annotated[int, typer.Option(help="Clips of 21 latent frames.")] = 3_072,
+    changing: Annotated[int, typer.Option(help="Such clips in which light, weather or a colour changes.")] = 1_024,
     workers: Annotated[int, typer.Option(help="Processes that render and encode.")] = 1,
 ) -> None:
     """Render Vista and encode it: the pools of latents that the training stages read."""
@@ -73,6 +74,7 @@ def latents(
             num_images=images,
             num_short=short,
             num_long=long,
+            num_changing=changing,
             num_workers=workers,
             on_shard=lambda done, total: progress.update(task, completed=done, total=total),
         )

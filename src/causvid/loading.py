@@ -91,7 +91,8 @@ def load_ours(folder: Path, place: Place) -> Model:
         path = folder / f"{name}.safetensors"
         return (lambda: place.settle(load_dit(path))) if path.is_file() else None
 
-    return Model(cfg, codec, text, source("teacher"), source("student"), place.dtype, place.device)
+    networks = source("teacher"), source("student"), source("guide")
+    return Model(cfg, codec, text, *networks, place.dtype, place.device)
 
 
 def _elsewhere(cfg: ModelConfig, part: Literal["codec", "text"]) -> Path:

@@ -124,17 +124,16 @@ def render_with_teacher(
     take.check_codec(model)
     if not 0 < strength <= 1:
         raise UserError(f"strength is a noise level above 0 and at most 1, got {strength:g}")
-    teacher, how = model.need_teacher(), model.cfg.teacher
+    how = model.cfg.teacher
     guidance = how.guidance if guidance is None else guidance
     grid = flow.sigma_grid(how.steps if steps is None else steps, how.shift)
     levels = [strength, *(sigma for sigma in grid if sigma < strength)]
     pieces = cut_into_clips(take, model.cfg.num_latents)
-    no_text = model.text([model.cfg.no_prompt]).to(device=model.device, dtype=model.dtype) if guidance != 1 else None
     for number, (indices, prompt) in enumerate(pieces):
         x0 = torch.cat([take.latents[index] for index in indices], dim=1).to(device=model.device, dtype=model.dtype)
         eps = chunk_noise(take.seed, indices[0], 0, tuple(x0.shape)).to(x0)
         x = flow.add_noise(x0, eps, torch.full(x0.shape[:2], strength, device=x0.device))
-        field = sample.guided(teacher, model.embed([prompt]), no_text, guidance)
+        field = model.guided(model.embed([prompt]), guidance)
         first = number * (len(levels) - 1)
         refined = sample.euler(field, x, levels, _reporter(on_step, first, len(pieces) * (len(levels) - 1)))
         if number == 0 or take.chunks[indices[0]].begins_shot:

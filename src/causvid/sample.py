@@ -10,11 +10,15 @@ from causvid.shapes import FrameSigma, Latents, Velocity
 Field = Callable[[Latents, FrameSigma], Latents]  # a velocity with its text already chosen
 
 
-def guided(model: Velocity, text, no_text, guidance: float) -> Field:
-    """Classifier-free guidance as one field; a guidance of 1 costs one pass instead of two."""
+def guided(model: Velocity, text, no_text, guidance: float, guide: Velocity | None = None) -> Field:
+    """Classifier-free guidance as one field; a guidance of 1 costs one pass instead of two.
+
+    The pass without a caption may be that of another network, the `guide`: a worse one, such as the model was earlier
+    in its training, so that guidance leads away from its mistakes too (Karras et al. 2024)."""
     if guidance == 1:
         return lambda x_t, sigma: model(x_t, sigma, text)
-    return lambda x_t, sigma: flow.guide(model(x_t, sigma, text), model(x_t, sigma, no_text), guidance)
+    other = guide or model
+    return lambda x_t, sigma: flow.guide(model(x_t, sigma, text), other(x_t, sigma, no_text), guidance)
 
 
 def euler(field: Field, x: Latents, sigmas: Sequence[float], on_step: Callable[[int, Latents], None] | None = None):

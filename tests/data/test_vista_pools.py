@@ -3,8 +3,17 @@
 import numpy as np
 import pytest
 
-from causvid.data.vista import NUM_CLASSES, VIEWS_PER_SCENE, VistaSource, patch_classes
+from causvid.data.vista import (
+    CHANGES,
+    FIRST_CHANGING,
+    NUM_CLASSES,
+    VIEWS_PER_SCENE,
+    VistaSource,
+    changing_scene,
+    patch_classes,
+)
 from causvid.worlds import vista
+from causvid.worlds.vista.sampling import held_out
 from causvid.worlds.vista.truth import KIND, KINDS
 
 
@@ -34,6 +43,23 @@ def test_only_long_clips_have_events():
     quiet = VistaSource(event_frames=3)([eventful], 2)[0]
     count = [np.mean([len(caption.split()) for caption in clip.captions]) for clip in (told, quiet)]
     assert count[0] > count[1]
+
+
+def test_in_every_clip_of_the_changing_pool_something_changes():
+    scenes = [changing_scene(seed) for seed in range(FIRST_CHANGING, FIRST_CHANGING + 200)]
+    kinds = [{event.kind for event in scene.events} for scene in scenes]
+    assert all(found & set(CHANGES) for found in kinds)
+    assert all(any(kind in found for found in kinds) for kind in CHANGES)
+    assert len(set(scenes)) == len(scenes) and not any(held_out(scene) for scene in scenes)
+    last = 2**31 - 1  # the highest seed that the world has
+    assert changing_scene(FIRST_CHANGING + (last - FIRST_CHANGING) // 32 - 1).events
+
+
+def test_clips_of_the_changing_pool_show_those_scenes():
+    seed = FIRST_CHANGING + 3
+    (clip,) = VistaSource(event_frames=2)([seed], 2)
+    frames, _ = vista.render(changing_scene(seed), 5, 64, 112, 12)
+    assert np.array_equal(clip.frames, frames)
 
 
 def test_classes_tell_who_it_is():

@@ -65,6 +65,25 @@ def test_the_gradient_is_measured_in_the_teachers_distance(rng):
     assert not gradient.requires_grad
 
 
+def test_a_guide_takes_the_place_of_the_teacher_without_caption(rng):
+    """Of three Gaussians: the teacher at 1 under words, a guide at 0 without."""
+    x0, eps, sigma = torch.randn(SHAPE, generator=rng), torch.randn(SHAPE, generator=rng), levels(rng)
+
+    def told(x_t, sigma, text):
+        return gaussian({"words": 1.0, "none": 0.0}[text])(x_t, sigma, text)
+
+    def teacher(x_t, sigma, text):
+        assert text == "words"
+        return told(x_t, sigma, text)
+
+    alone = dmd_gradient(x0, told, gaussian(2.0), "words", "none", sigma, eps, 3.0)
+    guided = dmd_gradient(x0, teacher, gaussian(2.0), "words", "none", sigma, eps, 3.0, gaussian(0.0))
+    assert torch.equal(alone, guided)
+    assert not torch.equal(
+        guided, dmd_gradient(x0, teacher, gaussian(2.0), "words", "none", sigma, eps, 3.0, gaussian(-1.0))
+    )
+
+
 def test_the_critics_loss_is_least_where_it_is_right(rng):
     x0 = torch.randn(4096, 1, 1, 2, 2, generator=rng) + 2
     eps, sigma = torch.randn(x0.shape, generator=rng), torch.rand(4096, 1, generator=rng).clamp(0.05, 0.95)

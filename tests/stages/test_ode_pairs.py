@@ -12,7 +12,7 @@ from causvid.noise import chunk_noise
 from causvid.stages import ode_pairs
 from causvid.stages.ode_pairs import PRESETS, Maker
 from causvid.stages.sources import read_network, read_words
-from tiny_distillation import CLIP, STUDENT, pairs_config, write_world
+from tiny_distillation import CLIP, STUDENT, pairs_config, write_weights_folder, write_world
 
 CPU = torch.device("cpu")
 
@@ -37,13 +37,15 @@ def test_kept_states_are_those_of_direct_integration(world):
             torch.testing.assert_close(x[0], states[2, level + 1], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_a_causal_teacher_denoises_chunks_behind_its_own_clean_past(world, guidance):
+@pytest.mark.parametrize(("guidance", "guided"), [(1.0, False), (2.0, False), (2.0, True)])
+def test_a_causal_teacher_denoises_chunks_behind_its_own_clean_past(world, guidance, guided):
     """Pairs through caches == every step by recomputation of the whole past under the block-causal mask."""
-    cfg = pairs_config(world, sight="causal", guidance=guidance)
+    worse = str(write_weights_folder(world / "worse", seed=7)) if guided else None
+    cfg = pairs_config(world, sight="causal", guidance=guidance, guide=worse)
     states, prompts, _ = Maker(cfg, CPU).make(range(1))
     model, words = read_network(cfg.model, cfg.teacher, "teacher", CPU), read_words(cfg.teacher, CPU)
-    text, no_text = words(prompts), words([""])
+    guide = read_network(cfg.model, worse or cfg.teacher, "teacher", CPU)
+    readers = [(model, words(prompts)), (guide, words([""]))]
     bounds, grid = ode_pairs.bounds_of(cfg), cfg.grid
     assert bounds == [(0, 2), (2, 4), (4, 5)]
     done = torch.zeros(1, 0, *CLIP[1:])
@@ -53,7 +55,7 @@ def test_a_causal_teacher_denoises_chunks_behind_its_own_clean_past(world, guida
             for sigma, sigma_next in zip(grid[:-1], grid[1:]):
                 clip = torch.cat([done, x], 1)
                 level = torch.tensor([[0.0] * start + [sigma] * (stop - start)])
-                v, v_none = (model(clip, level, t, bounds=bounds[: index + 1])[:, start:] for t in (text, no_text))
+                v, v_none = (m(clip, level, t, bounds=bounds[: index + 1])[:, start:] for m, t in readers)
                 x = x + (sigma_next - sigma) * flow.guide(v, v_none, guidance)
             torch.testing.assert_close(x, states[:, -1, start:stop], atol=2e-5, rtol=2e-5)
             done = torch.cat([done, states[:, -1, start:stop]], 1)

@@ -19,6 +19,9 @@ HEIGHT, WIDTH, FPS = 64, 112, 12
 TOKEN_PIXELS = 16  # a patch of the network: 2 x 2 latents of 8 x 8 pixels
 CAPTIONS_PER_CLIP = 4
 VIEWS_PER_SCENE = 4  # drawing the scenery is most of the cost of one picture, so a scene gives several
+FIRST_CHANGING = 1_800_000_000  # seeds from here on are of clips in which light, weather or a colour changes
+CHANGES = ("light", "weather", "colour")
+SCENES_PER_CHANGING = 32  # are looked through for one that changes; nearly every second does
 
 # A patch of hero or second entity is told apart by what it is and its colour; scenery by its kind.
 FIRST_FIGURE = len(KINDS)
@@ -39,7 +42,7 @@ class VistaSource:
         return [self._clip(seed, num_latents) for seed in seeds]
 
     def _clip(self, seed: int, num_latents: int) -> Clip:
-        scene = vista.sample_scene(seed)
+        scene = changing_scene(seed) if seed >= FIRST_CHANGING else vista.sample_scene(seed)
         start = 0  # the events of a scene are timed for a clip that starts here
         if num_latents < self.event_frames:
             scene, start = replace(scene, events=()), mix(seed) % (600 * FPS)
@@ -59,6 +62,13 @@ class VistaSource:
         return [Clip(frames[chosen[view]][None], _captions(scene, seed), classes[view][None]) for seed, view in views]
 
 
+def changing_scene(seed: int) -> vista.Scene:
+    """Number seed - FIRST_CHANGING of the scenes in which something changes that shows everywhere in the picture."""
+    first = FIRST_CHANGING + (seed - FIRST_CHANGING) * SCENES_PER_CHANGING
+    scenes = map(vista.sample_scene, range(first, first + SCENES_PER_CHANGING))
+    return next(scene for scene in scenes if any(event.kind in CHANGES for event in scene.events))
+
+
 def patch_classes(scene: vista.Scene, state: vista.State) -> np.ndarray:
     """[T, H/16, W/16] of numbers below NUM_CLASSES."""
     assert state.patches is not None
@@ -76,16 +86,18 @@ def make_vista_cache(
     num_images: int,
     num_short: int,
     num_long: int,
+    num_changing: int = 0,
     num_workers: int = 1,
     on_shard: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Pools `images` (1 latent frame), `short` (6) and `long` (21), of scenes that share nothing between pools."""
+    """Pools `images` (1 latent frame), `short` (6), `long` and `changing` (21), of scenes that share nothing."""
     from causvid.codecs.vista import VistaCodec
 
     pools = [
         PoolSpec("images", 1, num_images, clips_per_shard=1024),
         PoolSpec("short", 6, num_short, clips_per_shard=256, first_seed=1_000_000_000),
         PoolSpec("long", 21, num_long, clips_per_shard=64, first_seed=1_500_000_000),
+        PoolSpec("changing", 21, num_changing, clips_per_shard=64, first_seed=FIRST_CHANGING),
     ]
     write_cache(
         folder,

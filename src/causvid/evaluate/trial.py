@@ -71,14 +71,19 @@ def load_candidate(name: str, role: Role, device: str | None = None) -> tuple[Mo
     shared = find("vista" if is_run else name)
     files = {"network": shared / f"{role}.safetensors", "text": shared / "text.safetensors",
              "codec": shared / "codec.safetensors"}  # fmt: skip
+    if role == "teacher":
+        files["guide"] = (place if is_run else shared) / "guide.safetensors"
     if is_run:
         files["network"] = place / f"{role}.safetensors"
         if not files["network"].is_file():
             raise UserError(
                 f"{place} holds no {role}.safetensors; give the weights/ folder of a run, or another --role"
             )
-        network = Place.of(device, None, is_small=True).settle(load_dit(files["network"]))
+        settle = Place.of(device, None, is_small=True).settle
+        network = settle(load_dit(files["network"]))
         setattr(model, f"{role}_source", lambda: network)
+        guide = files.get("guide")
+        model.guide_source = (lambda: settle(load_dit(guide))) if guide and guide.is_file() else None
         # candidates lie two folders below the text encoder they were trained with
         texts = [folder / "text.safetensors" for folder in (place, *place.parents[:2])]
         found = next((file for file in texts if file.is_file()), None)

@@ -7,6 +7,7 @@ Writes: a run folder; weights/student.safetensors is the averaged student, weigh
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,10 +35,13 @@ from causvid.stages.sources import (
     Dtype,
     Gallery,
     Network,
+    frozen,
     hand_on_words,
     open_gallery,
     parts_of,
+    read_network,
     read_words,
+    shard,
 )
 from causvid.training import parallel
 from causvid.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -63,6 +67,7 @@ class DMDConfig:
     critic_optim: OptimConfig
     batch: int
     guidance: float  # on the teacher; 1 is none. What other code calls w is this minus 1
+    guide: str | None = None  # weights of a worse teacher, for the pass of guidance that has no caption; None: the same
     input: Literal["data", "self"] = "data"  # noised clips (paper, Algorithm 1), or the student's own past
     exit: Literal["shared", "per chunk", "last"] = "shared"  # self: which step of a chunk learns
     sight: Literal["both ways", "causal"] = "both ways"  # of teacher and critic; causal is the ablation
@@ -234,6 +239,7 @@ class Sitting:
         torch.manual_seed(cfg.seed)
         self.bounds = chunk_bounds(cfg.clip[0], cfg.student.chunk, cfg.student.first_chunk)
         self.actors = self.cast_actors()
+        self.guide = self.read_guide()
         self.words = read_words(cfg.teacher, device)  # of teacher and critic
         self.student_words = read_words(cfg.init, device) if cfg.init else self.words
         self.optimizers = {
@@ -271,6 +277,12 @@ class Sitting:
         self.run.status(f"rank {cfg.adapter.rank} holds {kept:.1%} of the way from the teacher to the given student")
         return actors
 
+    def read_guide(self) -> Network | None:
+        if self.cfg.guide is None:
+            return None
+        worse = read_network(self.cfg.model, self.cfg.guide, "teacher", self.device)
+        return replace(self.actors.teacher, model=shard(frozen(worse, self.cfg.dtype)), acting=nullcontext)
+
     # ---- Algorithm 1 -----------------------------------------------------------------------------------------------
 
     def take_step(self, progress: float) -> None:
@@ -296,7 +308,8 @@ class Sitting:
             with actors.student.acting():  # the backward pass too: it may compute layers again
                 x0 = self.make_video(inputs, draws, grad=True)
                 sigma, eps = self.score_level(draws), draws.normal(cfg.clip, NOISE)
-                gradient = dmd_gradient(x0, actors.teacher, actors.critic, text, no_text, sigma, eps, cfg.guidance)
+                real, fake = actors.teacher, actors.critic
+                gradient = dmd_gradient(x0, real, fake, text, no_text, sigma, eps, cfg.guidance, self.guide)
                 gradient = gradient * draws.cut(inputs.judged())
                 (student_loss(x0, gradient) / cfg.accumulate).backward()
             self.by_sigma.add(gradient.square().mean(dim=(2, 3, 4)).sqrt(), sigma)

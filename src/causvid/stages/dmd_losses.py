@@ -19,6 +19,7 @@ def dmd_gradient(
     sigma: FrameSigma,
     eps: Latents,
     guidance: float,
+    guide: Velocity | None = None,
 ) -> Latents:
     """What the student's video x0 has too much of: critic - teacher, as clean videos, at one noise level per clip.
 
@@ -26,7 +27,8 @@ def dmd_gradient(
     makes all levels count alike."""
     x_t = flow.add_noise(x0, eps, sigma)
     fake = flow.x0_from_velocity(x_t, critic(x_t, sigma, text), sigma)
-    real = flow.x0_from_velocity(x_t, sample.guided(teacher, text, no_text, guidance)(x_t, sigma), sigma)
+    wanted = sample.guided(teacher, text, no_text, guidance, guide)
+    real = flow.x0_from_velocity(x_t, wanted(x_t, sigma), sigma)
     size = (x0 - real).abs().mean(dim=(1, 2, 3, 4), keepdim=True)
     return (fake - real) / size.clamp_min(1e-8)
 

@@ -58,7 +58,7 @@ def memory_need(cfg: DMDConfig, num_ranks: int) -> MemoryNeed:
 
     frozen_bytes = 2 if cfg.dtype == "bfloat16" and num_ranks == 1 else 4
     size = num_parameters(cfg.model)[0]
-    weights = frozen_bytes * size
+    weights = frozen_bytes * size * (1 if cfg.guide is None else 2)
     if cfg.adapter is None:
         # two trained networks in float32 with gradients and two moments, and an average
         weights += (2 * 16 + 4) * size

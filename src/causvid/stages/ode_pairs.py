@@ -44,6 +44,7 @@ class PairsConfig:
     batch: int
     steps: int = 48  # divides by 4 and 3: the grid holds the levels of students of 2, 3 and 4 steps
     solver: Literal["euler", "heun"] = "euler"
+    guide: str | None = None  # weights of a worse teacher, for the pass of guidance that has no caption; None: the same
     prompts: str = VISTA  # 'vista', or a text file
     sight: Literal["both ways", "causal"] = "both ways"
     past: Literal["own", "data"] = "own"  # of a causal teacher: what it made, or the chunks of true clips
@@ -102,33 +103,43 @@ PRESETS = {"vista": VISTA_PAIRS, "wan-1.3b": WAN_PAIRS, "paper": PAPER_PAIRS}
 
 
 @torch.no_grad()
-def whole_clip(cfg: PairsConfig, teacher: Network, eps: Latents, text: Text, no_text: Text) -> Tensor:
+def whole_clip(
+    cfg: PairsConfig, teacher: Network, eps: Latents, text: Text, no_text: Text, guide: Network | None = None
+) -> Tensor:
     """States [B, Q+1, T, C, H, W] of clips that are denoised as a whole."""
-    field = sample.guided(teacher, text, no_text, cfg.guidance)
+    field = sample.guided(teacher, text, no_text, cfg.guidance, guide)
     states = sample.trajectory(getattr(sample, cfg.solver), field, eps, cfg.grid, cfg.student.sigmas)
     return torch.stack(states, dim=1)
 
 
 @torch.no_grad()
 def chunk_by_chunk(
-    cfg: PairsConfig, teacher: Network, eps: Latents, text: Text, no_text: Text, history: Latents | None
+    cfg: PairsConfig,
+    teacher: Network,
+    eps: Latents,
+    text: Text,
+    no_text: Text,
+    history: Latents | None,
+    guide: Network | None = None,
 ) -> Tensor:
     """States of a causal teacher: every chunk is denoised in many steps behind a clean past, its own or `history`."""
-    texts = [text] if cfg.guidance == 1 else [text, no_text]  # guidance needs a past under either text
-    caches = [_cache(teacher.model, eps) for _ in texts]
+    readers = [(teacher, text)]
+    if cfg.guidance != 1:
+        readers.append((guide or teacher, no_text))  # guidance needs a past under either text
+    caches = [_cache(teacher.model, eps) for _ in readers]
     chunks = []
     for start, stop in bounds_of(cfg):
         pasts = [cache.at_hand(stop - start) for cache in caches]
 
         def field(x: Latents, sigma: Tensor, pasts=pasts) -> Latents:
-            seen = [teacher(x, sigma, words, past=past) for words, past in zip(texts, pasts)]
+            seen = [network(x, sigma, words, past=past) for (network, words), past in zip(readers, pasts)]
             return seen[0] if len(seen) == 1 else flow.guide(seen[0], seen[1], cfg.guidance)
 
         states = sample.trajectory(getattr(sample, cfg.solver), field, eps[:, start:stop], cfg.grid, cfg.student.sigmas)
         chunks.append(torch.stack(states, dim=1))
         clean = states[-1] if history is None else history[:, start:stop]
-        for past, words in zip(pasts, texts):
-            commit_chunk(teacher, clean, words, past)
+        for past, (network, words) in zip(pasts, readers):
+            commit_chunk(network, clean, words, past)
     return torch.cat(chunks, dim=2)
 
 
@@ -173,12 +184,15 @@ class Maker:
 
     def __init__(self, cfg: PairsConfig, device: torch.device) -> None:
         self.cfg, self.device = cfg, device
-        self.teacher = Network(
-            frozen(read_network(cfg.model, cfg.teacher, "teacher", device), cfg.dtype), cfg.dtype, {}
-        )
+        self.teacher = self.read(cfg.teacher)
+        self.guide = self.read(cfg.guide) if cfg.guide is not None else None
         self.words = read_words(cfg.teacher, device)
         self.prompts = read_prompts(cfg.prompts, cfg.seed)
         self.pool = Pool(Path(cfg.data), cfg.pool) if cfg.past == "data" and cfg.data else None
+
+    def read(self, folder: str) -> Network:
+        network = read_network(self.cfg.model, folder, "teacher", self.device)
+        return Network(frozen(network, self.cfg.dtype), self.cfg.dtype, {})
 
     def make(self, numbers: Sequence[int]) -> tuple[Tensor, list[str], Latents | None]:
         """States, prompts and given past of these pairs, on the CPU."""
@@ -196,8 +210,8 @@ class Maker:
             prompts, history = clips.captions, clips.latents
         text, no_text = self.words(prompts), self.words.none(len(prompts))
         if cfg.sight == "both ways":
-            states = whole_clip(cfg, self.teacher, eps, text, no_text)
+            states = whole_clip(cfg, self.teacher, eps, text, no_text, self.guide)
         else:
             given = None if history is None else history.to(self.device)
-            states = chunk_by_chunk(cfg, self.teacher, eps, text, no_text, given)
+            states = chunk_by_chunk(cfg, self.teacher, eps, text, no_text, given, self.guide)
         return states.cpu(), prompts, history

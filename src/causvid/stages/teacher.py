@@ -1,7 +1,8 @@
 """The teacher: flow matching on clips of growing length, with its text encoder. It sees both ways, or is causal.
 
 Reads:  pools of latents with captions (data/clips.py), a codec for sample sheets.
-Writes: a run folder; weights/teacher.safetensors and weights/text.safetensors hold the averaged weights.
+Writes: a run folder; weights/teacher.safetensors and weights/text.safetensors hold the averaged weights, and
+        weights/guide.safetensors those of earlier: the worse network for the pass of guidance without a caption.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class TeacherConfig:
     chunk: int = 3  # latent frames per chunk of a causal teacher (paper, section 4.3)
     caption_dropout: float = 0.1  # (ours; the usual rate for guidance)
     ema_decay: float = 0.999
+    guide_at: float | None = 0.4  # when in the run the average is put aside as a guide for the finished teacher
     align_weight: float = 0.5  # of the renderer's patch classes as a second target; 0 = off
     align_layer: int = 3  # the block whose output must tell them
     num_classes: int = NUM_CLASSES  # of the patch classes
@@ -109,11 +111,12 @@ VISTA = TeacherConfig(
         LengthConfig("images", 1, 32, shifts=(1.5, 4, 12)),
         LengthConfig("short", 6, 10, shifts=(2, 5, 25)),
         LengthConfig("long", 21, 5, shifts=(2.5, 10, 80)),
+        LengthConfig("changing", 21, 5, shifts=(10, 60, 200)),
     ),
     phases=(
-        Phase(0.20, (0.65, 0.30, 0.05)),
-        Phase(0.50, (0.35, 0.40, 0.25)),
-        Phase(1.00, (0.15, 0.25, 0.60)),
+        Phase(0.20, (0.65, 0.30, 0.05, 0.00)),
+        Phase(0.50, (0.35, 0.40, 0.15, 0.10)),
+        Phase(1.00, (0.15, 0.22, 0.33, 0.30)),
     ),
     optim=OptimConfig(lr=1.2e-3, muon=False, decay_from=0.2),
     figure_weight=5.0,
@@ -251,6 +254,7 @@ class Sitting:
         self.optimizers = build_optimizers(cfg.optim, trained)
         self.by_sigma = LossBySigma()
         self.step, self.seconds, self.drawn = 0, 0.0, [0] * len(self.pools)
+        self.progress: float | None = None  # of the step before
         if self.run.checkpoint is not None:
             self.resume(self.run.checkpoint)
         if cfg.compile:
@@ -258,6 +262,9 @@ class Sitting:
 
     def take_step(self, progress: float) -> None:
         cfg, rng = self.cfg, seeded(self.cfg.seed, self.step)
+        if cfg.guide_at is not None and self.progress is not None and self.progress < cfg.guide_at <= progress:
+            self.write(self.ema.averages.model, "guide")
+        self.progress = progress
         index = choose_length(cfg.phases, progress, rng)
         length = cfg.lengths[index]
         batch = self.pools[index].batch(self.drawn[index], length.batch, length.num_frames, cfg.seed)
@@ -337,17 +344,26 @@ class Sitting:
             self.step,
             modules=self.modules,
             optimizers=self.optimizers,
-            state={"seconds": self.seconds, "drawn": self.drawn, "ema_updates": self.ema.num_updates},
+            state={
+                "seconds": self.seconds,
+                "drawn": self.drawn,
+                "ema_updates": self.ema.num_updates,
+                "progress": self.progress,
+            },
             about=self.run.about,
         )
         averages = self.ema.averages  # for use while the run goes on
-        write_weights(self.weights / "teacher.safetensors", averages.model, config_metadata(self.cfg.model))
+        self.write(averages.model, "teacher")
         write_weights(self.weights / "text.safetensors", averages.text, averages.text.about())
+
+    def write(self, model: nn.Module, name: str) -> None:
+        write_weights(self.weights / f"{name}.safetensors", model, config_metadata(self.cfg.model))
 
     def resume(self, checkpoint: Checkpoint) -> None:
         load_checkpoint(checkpoint, modules=self.modules, optimizers=self.optimizers)
         self.step, state = checkpoint.step, checkpoint.state
         self.seconds, self.drawn, self.ema.num_updates = state["seconds"], state["drawn"], state["ema_updates"]
+        self.progress = state.get("progress")  # runs of before guides did not keep it
         self.run.status(f"resuming at step {self.step}, after {self.seconds / 60:.1f} minutes of training")
 
 
