@@ -183,6 +183,25 @@ def test_what_was_made_before_the_last_prompt_is_not_judged_by_it(world, tmp_pat
     (gradient,) = gradients
     assert gradient[0, :2].abs().max() == 0 and gradient[0, 2:].abs().amin(dim=(1, 2, 3)).max() > 0
     assert (gradient[1].abs().amax(dim=(1, 2, 3)) > 0).all()
+    sizes = gradient.square().mean(dim=(2, 3, 4)).sqrt()
+    monitor = sitting.by_sigma
+    counts, sums = monitor._counts.sum(), monitor._sums.sum()
+    assert counts == 8, "frames that are not judged do not count as frames without a gradient"
+    torch.testing.assert_close(sums, sizes.sum())
+
+
+def test_a_guide_is_another_network_that_never_learns(world, tmp_path):
+    """A guide with the teacher's own weights changes nothing; another one changes what the student learns."""
+    worse = write_weights_folder(tmp_path / "worse", seed=7)
+    gradients = {}
+    for name, guide in (("none", None), ("same", str(world / "weights")), ("worse", str(worse))):
+        sitting = Sitting(dmd_config(world, guidance=3.0, guide=guide), tmp_path / name, CPU, GALLERY)
+        sitting.update_student(0.0)
+        gradients[name] = sitting.actors.trained["student"].patch_embedding.weight.detach().clone()
+        if sitting.guide is not None:
+            assert not any(parameter.requires_grad for parameter in sitting.guide.model.parameters())
+    assert torch.equal(gradients["none"], gradients["same"])
+    assert not torch.equal(gradients["none"], gradients["worse"])
 
 
 def test_noised_data_has_a_level_per_chunk_and_the_video_is_the_students_guess(world, tmp_path):

@@ -310,9 +310,11 @@ class Sitting:
                 sigma, eps = self.score_level(draws), draws.normal(cfg.clip, NOISE)
                 real, fake = actors.teacher, actors.critic
                 gradient = dmd_gradient(x0, real, fake, text, no_text, sigma, eps, cfg.guidance, self.guide)
-                gradient = gradient * draws.cut(inputs.judged())
+                judged = draws.cut(inputs.judged())
+                gradient = gradient * judged
                 (student_loss(x0, gradient) / cfg.accumulate).backward()
-            self.by_sigma.add(gradient.square().mean(dim=(2, 3, 4)).sqrt(), sigma)
+            counted = judged[:, :, 0, 0, 0] > 0
+            self.by_sigma.add(gradient.square().mean(dim=(2, 3, 4)).sqrt()[counted], sigma[counted])
             videos.append(x0.detach())
         norm = self.descend("student", learning_rate(cfg.student_optim, self.step, progress))
         actors.ema.update(actors.trained["student"])
