@@ -190,6 +190,21 @@ def test_what_was_made_before_the_last_prompt_is_not_judged_by_it(world, tmp_pat
     torch.testing.assert_close(sums, sizes.sum())
 
 
+def test_a_run_goes_on_with_the_critic_of_an_earlier_one(world, tmp_path):
+    """Teacher and student of the new run, and the critic that a checkpoint of the old one holds."""
+    before = Sitting(dmd_config(world), tmp_path / "before", CPU, GALLERY)
+    before.take_step(0.0)
+    before.save()
+    (checkpoint,) = (tmp_path / "before/checkpoints").iterdir()
+    after = Sitting(dmd_config(world, critic=str(checkpoint)), tmp_path / "after", CPU, GALLERY)
+    learnt, start = before.actors.trained["critic"].state_dict(), after.actors.teacher.model.state_dict()
+    taken = after.actors.trained["critic"].state_dict()
+    assert all(torch.equal(taken[name], value) for name, value in learnt.items())
+    assert any(not torch.equal(taken[name], value) for name, value in start.items())
+    with pytest.raises(UserError, match="leave out critic"):
+        dmd_config(world, critic=str(checkpoint), adapter=AdapterConfig(rank=2)).check()
+
+
 def test_a_guide_is_another_network_that_never_learns(world, tmp_path):
     """A guide with the teacher's own weights changes nothing; another one changes what the student learns."""
     worse = write_weights_folder(tmp_path / "worse", seed=7)

@@ -80,6 +80,7 @@ class DMDConfig:
     critic_updates: int = 5  # for each of the student (paper, section 5)
     critic_batch: int | None = None  # None: as large as the student's
     critic_warmup: int = 0  # updates before the student's first
+    critic: str | None = None  # weights of one that knows the student already, of an earlier run; None: the teacher's
     replay: int = 0  # recent videos that critic updates share; 0: a new video for every update
     score_shift: float = 3.0  # of the levels at which teacher and critic look
     score_range: tuple[float, float] = (0.02, 0.98)
@@ -103,6 +104,8 @@ class DMDConfig:
             raise UserError(
                 "only Vista's own prompts can change on the way; set changing=0, or input=self prompts=vista."
             )
+        if self.critic is not None and self.adapter is not None:
+            raise UserError("a critic that is an adapter starts with the teacher's weights; leave out critic.")
         if 0 < self.replay < self.batch:
             raise UserError(
                 f"a replay of {self.replay} videos is smaller than a batch; set it to {self.batch} or more."
@@ -272,7 +275,7 @@ class Sitting:
             "device": self.device,
         }
         if cfg.adapter is None:
-            return four_networks(cfg.model, **settings)
+            return four_networks(cfg.model, critic=cfg.critic, **settings)
         actors, kept = adapters_on_one(cfg.model, cfg.adapter, seed=cfg.seed, **settings)
         self.run.status(f"rank {cfg.adapter.rank} holds {kept:.1%} of the way from the teacher to the given student")
         return actors

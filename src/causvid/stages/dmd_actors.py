@@ -43,6 +43,7 @@ def four_networks(
     *,
     teacher: str,
     student: str | None,
+    critic: str | None,
     score_sight: dict[str, Any],
     student_sight: dict[str, Any],
     ema_decay: float,
@@ -50,9 +51,9 @@ def four_networks(
     recompute: bool,
     device: torch.device,
 ) -> Actors:
-    """`student` None: start from the teacher's weights."""
+    """`student` or `critic` None: start from the teacher's weights."""
     real = read_network(cfg, teacher, "teacher", device)
-    fake = deepcopy(real)
+    fake = read_network(cfg, critic, "critic", device) if critic else deepcopy(real)
     made = read_network(cfg, student, "student", device) if student else deepcopy(real)
     average = shard(deepcopy(made))
     real = shard(frozen(real, dtype))

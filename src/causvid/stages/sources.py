@@ -28,7 +28,7 @@ from causvid.training import parallel
 from causvid.training.cpu import fast_training
 
 Dtype = Literal["float32", "bfloat16"]
-Role = Literal["teacher", "student"]
+Role = Literal["teacher", "student", "critic"]
 TEXT_FILE = "text.safetensors"
 
 
