@@ -31,7 +31,10 @@ VISTA_TEXT = VistaTextConfig(width=192, ffn_width=768, num_layers=2, num_heads=4
 
 # ---- students: levels, chunks and memory, which belong to their weights -------------------------------------------
 
-VISTA_STUDENT = RolloutConfig(sigmas=tuple(sigma_grid(4, 3.0)), shift=3.0, chunk=3, policy=CachePolicy(window=21))
+# the first latent frame alone: it is one picture, and there sooner
+VISTA_STUDENT = RolloutConfig(
+    sigmas=tuple(sigma_grid(4, 3.0)), shift=3.0, chunk=3, first_chunk=1, policy=CachePolicy(window=21)
+)
 VISTA_STUDENT_FRAMEWISE = replace(VISTA_STUDENT, sigmas=tuple(sigma_grid(2, 3.0)), chunk=1)
 
 WAN_DIT = WAN_1_3B
