@@ -176,6 +176,19 @@ def test_a_run_s_weights_are_a_model(tmp_path):
         trial.load_candidate(str(tmp_path), "student", "cpu")
 
 
+def test_a_run_s_teacher_has_the_guide_of_its_run_and_no_other(tmp_path):
+    _, packaged = trial.load_candidate("vista", "teacher", "cpu")
+    _, student = trial.load_candidate("vista", "student", "cpu")
+    assert "guide" in packaged and "guide" not in student  # clips depend on it, a student's do not
+    for name in ("teacher", "text"):
+        shutil.copy(WEIGHTS / f"{name}.safetensors", tmp_path)
+    alone, parts = trial.load_candidate(str(tmp_path), "teacher", "cpu")
+    assert alone.guide_source is None and "guide" not in parts
+    shutil.copy(WEIGHTS / "guide.safetensors", tmp_path)
+    guided, parts = trial.load_candidate(str(tmp_path), "teacher", "cpu")
+    assert guided.guide_source is not None and parts == packaged
+
+
 def test_the_command_chooses_among_guidances(model, untrained, known_floors, tmp_path, monkeypatch):
     monkeypatch.setattr(trial, "load_candidate", lambda *_: (model, SETTINGS.parts))
     monkeypatch.setattr(scoring, "load_instruments", lambda role: untrained)
