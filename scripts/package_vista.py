@@ -1,6 +1,6 @@
 """Put trained networks where the package ships them from: bfloat16, how they are run, and checksums.
 
-    python scripts/package_vista.py --teacher RUN/weights [--student RUN/weights]
+    python scripts/package_vista.py --teacher RUN/weights [--student RUN/weights ...]
     python scripts/package_vista.py --codec RUN/weights/codec.safetensors
     python scripts/package_vista.py --teacher RUN/weights --student RUN/weights --out FOLDER    # a model of its own
 
@@ -47,7 +47,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", type=Path, help="folder with teacher.safetensors, text.safetensors")
     parser.add_argument("--guide", type=Path, help="a worse teacher to guide that one, guide.safetensors of its run")
-    parser.add_argument("--student", type=Path, help="folder with student.safetensors")
+    parser.add_argument(
+        "--student", type=Path, nargs="+", help="folder with student.safetensors; of several, the mean of their weights"
+    )
     parser.add_argument("--framewise", action="store_true", help="the student makes one latent frame at a time")
     parser.add_argument("--codec", type=Path, help="codec.safetensors of a run (default: the packaged one)")
     parser.add_argument("--guidance", type=float, default=3.0, help="the teacher's, as chosen by a sweep")
@@ -69,8 +71,11 @@ def main() -> None:
     if options.guide:
         save_original(load_dit(options.guide), out / "guide.safetensors", dtype=torch.bfloat16)
     if options.student:
-        student = load_dit(options.student / "student.safetensors")
-        save_original(student, out / "student.safetensors", dtype=torch.bfloat16)
+        student, *others = [load_dit(folder / "student.safetensors") for folder in options.student]
+        averaged = torch.optim.swa_utils.AveragedModel(student)
+        for network in (student, *others):
+            averaged.update_parameters(network)
+        save_original(averaged.module, out / "student.safetensors", dtype=torch.bfloat16)
     (out / "config.json").unlink(missing_ok=True)  # the weight files carry their configuration themselves
     sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}" for p in sorted(out.glob("*.safetensors"))]
     (out / "SHA256SUMS").write_text("\n".join(sums) + "\n")
