@@ -60,7 +60,7 @@ start_from() { # folder copy: the newest checkpoint of a run, under a name that 
 read=(--set "data=$ROOT/latents" --set "text_init=$ROOT/text/weights/text.safetensors")
 teacher=(--set "teacher=$ROOT/teacher/weights")
 guide=$ROOT/teacher/weights/guide.safetensors # the teacher as it was earlier: a worse one, to lead away from
-guided=("${teacher[@]}" --set "guidance=$GUIDANCE" --set "guide=$guide")
+guided=("${teacher[@]}" --set "guide=$guide")
 mkdir -p "$ROOT"
 
 # 1. The codec that is shipped serves; CODEC="--minutes 35" trains another one and ships that: all latents change.
@@ -84,18 +84,18 @@ stage causal "$CAUSAL" teacher "${read[@]}" --set sight=causal --set "init=$ROOT
   --set 'phases=[{"until":1.0,"mix":[0.1,0.3,0.4,0.2]}]' $CAUSAL_SETTINGS
 
 # 6. The teacher's trajectories. 7. A causal student that ends where they end.
-stage pairs "--set num_pairs=$PAIRS" ode-pairs "${guided[@]}" $PAIRS_SETTINGS
+stage pairs "--set num_pairs=$PAIRS" ode-pairs "${guided[@]}" --set "guidance=$GUIDANCE" $PAIRS_SETTINGS
 stage ode-init "$INIT" ode-init "${teacher[@]}" --set "pairs=$ROOT/pairs" $INIT_SETTINGS
 
 # 8. Distribution matching: chunks of three in four steps. 9. From that, a chunk for every latent frame in two steps.
-stage dmd "$DMD" dmd "${guided[@]}" --set "init=$ROOT/ode-init/weights" $DMD_SETTINGS
+stage dmd "$DMD" dmd "${guided[@]}" --set "guidance=$DMD_GUIDANCE" --set "init=$ROOT/ode-init/weights" $DMD_SETTINGS
 if [ ! -e "$ROOT/chosen" ]; then
   echo "== choosing among the students on the way"
   piece $CAUSVID evaluate choose "$ROOT/dmd" --prompts "$CHOICE" --out "$ROOT/choice" --device "$DEVICE" | tee "$ROOT/choice.log"
   tail -1 "$ROOT/choice.log" >"$ROOT/chosen"
 fi
 student=$(cat "$ROOT/chosen")
-stage framewise "$FRAMEWISE" dmd "${guided[@]}" --set "init=$student" \
+stage framewise "$FRAMEWISE" dmd "${guided[@]}" --set "guidance=$DMD_GUIDANCE" --set "init=$student" \
   --set student.chunk=1 --set 'student.sigmas=[1.0,0.75,0.0]' $DMD_SETTINGS
 
 # 10. Models as folders: causvid generate --model $ROOT/model ... (without --out, the package itself)

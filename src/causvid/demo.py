@@ -11,8 +11,8 @@ import numpy as np
 from causvid import media
 from causvid.bundle import Model
 
-FIRST_PROMPT = "a city bus drives through the city in daytime"
-SECOND_PROMPT = "a city bus drives through the city at night"
+FIRST_PROMPT = "in daytime, a city bus drives through the city"
+SECOND_PROMPT = "at night, a city bus drives through the city"
 SECONDS = 13.5
 SWITCH_AT = 6.75  # the length of a training clip
 
