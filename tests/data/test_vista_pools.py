@@ -7,6 +7,7 @@ from causvid.data.vista import (
     CHANGES,
     FIRST_CHANGING,
     NUM_CLASSES,
+    SCENES_PER_CHANGING,
     VIEWS_PER_SCENE,
     VistaSource,
     changing_scene,
@@ -52,7 +53,7 @@ def test_in_every_clip_of_the_changing_pool_something_changes():
     assert all(any(kind in found for found in kinds) for kind in CHANGES)
     assert len(set(scenes)) == len(scenes) and not any(held_out(scene) for scene in scenes)
     last = 2**31 - 1  # the highest seed that the world has
-    assert changing_scene(FIRST_CHANGING + (last - FIRST_CHANGING) // 32 - 1).events
+    assert changing_scene(FIRST_CHANGING + (last - FIRST_CHANGING) // SCENES_PER_CHANGING - 1).events
 
 
 def test_clips_of_the_changing_pool_show_those_scenes():
