@@ -35,7 +35,9 @@ def test_initial_output_is_zero_as_the_head_starts_at_zero():
     assert VideoDiT(TINY)(x, sigma, text).abs().max() == 0
 
 
-def test_patch_embedding_is_the_convolution_it_stores(dit):
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_patch_embedding_is_the_convolution_it_stores(overlap):
+    dit = random_dit(replace(TINY, overlap=overlap))
     x, *_ = inputs()
     as_convolution = nn.Conv3d.forward(dit.patch_embedding, x.transpose(1, 2))  # [B, D, T, h, w]
     assert (dit.patch_embedding(x) - as_convolution.flatten(3).permute(0, 2, 3, 1)).abs().max() <= 1e-5

@@ -265,13 +265,18 @@ def config_from_state(
     try:
         patch = state["patch_embedding.weight"]
         width, in_channels, *kernel = patch.shape
+        side = kernel[-1] - 2 * hints.get("overlap", 0)
+        if side < 1:
+            raise UserError(
+                f"{source}: tokens cannot overlap by {hints['overlap']} in patches of {kernel[-1]}; correct overlap."
+            )
         seen = {
             "width": width,
             "ffn_width": state["blocks.0.ffn.0.weight"].shape[0],
             "num_layers": 1 + max(int(n.split(".")[1]) for n in state if re.match(r"blocks\.\d+\.", n)),
             "in_channels": in_channels,
-            "out_channels": state["head.head.weight"].shape[0] // kernel[-1] ** 2,
-            "patch": kernel[-1],
+            "out_channels": state["head.head.weight"].shape[0] // side**2,
+            "patch": side,
             "freq_width": state["time_embedding.0.weight"].shape[1],
             "text_width": state["text_embedding.0.weight"].shape[1],
         }

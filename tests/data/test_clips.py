@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from causvid.data import clips
@@ -32,7 +33,9 @@ class Noise:
 
     def clip(self, seed: int, num_latents: int) -> Clip:
         frames = np.full((1 + 4 * (num_latents - 1), 8, 8, 3), seed, dtype=np.uint8)
-        return Clip(frames, [f"clip {seed}", f"{seed} again"], np.full((num_latents, 2, 2), seed % 7, dtype=np.uint8))
+        truth = np.full((num_latents, 2, 2), seed % 7, dtype=np.uint8)
+        motion = np.full((num_latents, 2, 2, 2), -(seed % 5), dtype=np.int8)
+        return Clip(frames, [f"clip {seed}", f"{seed} again"], truth, motion)
 
 
 class MeanCodec(BoxCodec):
@@ -122,13 +125,26 @@ def test_an_epoch_is_every_clip_once_in_an_order_of_its_own(pool):
     assert other != seen[:10]
 
 
-def test_latents_captions_and_truth_stay_together(pool):
+def test_latents_captions_truth_and_motion_stay_together(pool):
     batch = pool.batch(3, 7, 2, seed=0)
     seeds = batch.latents[:, 0, 0, 0, 0].int().tolist()
     assert all(caption in (f"clip {seed}", f"{seed} again") for caption, seed in zip(batch.captions, seeds))
     assert batch.truth is not None and batch.truth[:, 0, 0, 0].tolist() == [seed % 7 for seed in seeds]
+    assert batch.motion is not None and batch.motion[:, 1, 1, 1, 0].tolist() == [-(seed % 5) for seed in seeds]
     captions = {pool.batch(place, 1, 1, seed=0).captions[0] for place in range(60)}
     assert len(captions) == 20  # every wording of every clip comes up
+
+
+def test_a_pool_that_knows_the_motion_of_some_clips_only_tells_none(tmp_path):
+    for shard in range(2):
+        write_shard(shard_file(tmp_path, "long", shard), SPEC, SPEC.seeds(shard), Noise(), MeanCodec())
+    older = shard_file(tmp_path, "long", 1)
+    with safe_open(older, "pt") as file:
+        kept = {name: file.get_tensor(name) for name in ("latents", "seeds", "truth")}
+        captions = file.metadata()
+    save_file(kept, older, metadata=captions)
+    batch = Pool(tmp_path, "long").batch(0, 8, 3, seed=0)
+    assert batch.motion is None and batch.truth is not None and len(batch.truth) == 8
 
 
 def test_clips_are_read_when_they_are_asked_for(tmp_path):

@@ -12,6 +12,7 @@ from causvid.data.vista import (
     VistaSource,
     changing_scene,
     patch_classes,
+    patch_motions,
 )
 from causvid.worlds import vista
 from causvid.worlds.vista.sampling import held_out
@@ -75,3 +76,23 @@ def test_classes_tell_who_it_is():
     assert ((classes == second) == (state.patches == KIND["second"])).all()
     plain = classes < len(KINDS)
     assert (classes[plain] == state.patches[plain]).all()
+
+
+def test_motions_are_those_of_the_picture_itself():
+    """Scenery comes as many pixels as the picture of the nearest layer does, the hero as many as its middle."""
+    scene = vista.Scene(7, "forest", "day", "clear", "bird", "red", "circles", "pan left")
+    frames, state = vista.render(scene, 81, patch=16)
+    motion = patch_motions(state)
+    assert motion.shape == (21, 4, 7, 2) and motion.dtype == np.int8 and not motion[0].any()
+    scenery = state.patches != KIND["hero"]
+    # 18 units a second, a unit is a pixel, three latent frames a second
+    assert (motion[2:][scenery[2:]] == [6, 0]).all()
+    near = frames[:, -20:].astype(int)  # the nearest layer, and nothing else
+    errors = {dx: np.abs(near[11] - np.roll(near[7], dx, 1))[:, 20:-20].mean() for dx in range(-9, 10)}
+    assert min(errors, key=lambda dx: errors[dx]) == 6
+
+    hero = np.stack([state.hero_x, state.hero_y], -1)
+    moves = [(hero[4 * k - 1] - hero[max(4 * k - 5, 0)]).round() for k in range(1, 21)]
+    there = [(k, motion[k][~scenery[k]]) for k in range(1, 21) if (~scenery[k]).any()]
+    assert len(there) > 10 and all((found == moves[k - 1]).all() for k, found in there)
+    assert len({tuple(move) for move in moves}) > 5

@@ -1,6 +1,7 @@
 """The teacher stage at a size of milliseconds: exact resume, a falling loss, causal sight, two processes as one."""
 
 import json
+import math
 import os
 import socket
 from dataclasses import replace
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
+from torch import nn
 
 from causvid import flow
 from causvid.chunks import chunk_bounds
@@ -18,7 +20,9 @@ from causvid.errors import UserError
 from causvid.models.dit import VideoDiTConfig
 from causvid.stages import teacher
 from causvid.stages.teacher import (
+    NUM_MOTIONS,
     SETTLED,
+    AlignmentHead,
     LengthConfig,
     Phase,
     Sitting,
@@ -154,6 +158,29 @@ def test_the_loss_of_a_perfect_model_is_zero_and_of_silence_is_two():
     assert exact.max() < 1e-6
     silent = flow_loss(lambda x_t, sigma, text: torch.zeros_like(x_t), x0, None, sigma, eps)
     torch.testing.assert_close(silent.mean(), torch.tensor(2.0), atol=0.02, rtol=0)
+
+
+def test_motions_are_told_apart_in_steps_of_two_pixels():
+    """A head that is sure of one motion loses nothing where it is right, and its certainty elsewhere; the first frame
+    of a clip, which has come from nowhere, does not count."""
+    head = AlignmentHead(nn.Identity(), 4, 3)
+    head._features = torch.zeros(1, 3, 4, 4)
+    truth = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.zero_()
+        right, down = head.mlp[-1].bias[3:].view(2, NUM_MOTIONS)
+        right[NUM_MOTIONS // 2 - 3] = down[-1] = 50.0  # six pixels to the left, as far down as is told apart
+    motion = torch.tensor([-6, 16], dtype=torch.int8).expand(1, 3, 2, 2, 2).clone()
+    motion[:, 0] = 1
+    shows = math.log(3)
+    assert math.isclose(head(truth, motion, 1.0).item(), shows, abs_tol=1e-5)
+    motion[:, 1, ..., 0], motion[:, 2, ..., 1] = -7, 100  # seven is told as eight, being even; far is far
+    assert math.isclose(head(truth, motion, 1.0).item(), shows + 50 / 4, abs_tol=1e-4)
+    assert math.isclose(head(truth, motion, 0.5).item(), shows + 50 / 8, abs_tol=1e-4)
+    assert math.isclose(head(truth, None, 1.0).item(), shows, abs_tol=1e-5)
+    head._features = torch.zeros(1, 1, 4, 4)
+    assert math.isclose(head(truth[:, :1], motion[:, :1], 1.0).item(), shows, abs_tol=1e-5)
 
 
 def test_places_that_show_a_figure_count_more_once_it_is_settled_where_they_are(data, rng):

@@ -1,5 +1,7 @@
 """The text stage on a language of four words: what is said is learnt, order matters, and a resumed run is the same."""
 
+from dataclasses import replace
+
 import torch
 
 from causvid.data.vista import FACTS, UNSAID, told_facts
@@ -44,6 +46,36 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
     parts = text.train(TINY, tmp_path / "parts", steps=6, lesson=LESSON)
     one, other = read_tensors(whole), read_tensors(parts)
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_mended_encoder_reads_what_it_misread_and_keeps_its_other_rows(tmp_path):
+    """It has a word that it never saw, for red. Mended, it reads that by the readers it was taught with, and what it
+    read before has moved less than where nothing holds it."""
+
+    def also_crimson(number: int, split: str) -> tuple[str, tuple[int, ...]]:
+        caption, answers = two_colours(number, split)
+        return caption.replace("red", "crimson") if number % 4 == 2 else caption, answers
+
+    known = replace(LESSON, vocabulary=(*LESSON.vocabulary, "crimson"))
+    lesson = replace(known, facts=also_crimson)
+    text.train(TINY, tmp_path / "first", steps=60, lesson=known)
+    runs = {"first": text.Sitting(TINY, tmp_path / "first", torch.device("cpu"), known)}
+    for name, stay in (("mended", 30.0), ("loose", 0.0)):
+        cfg = replace(TINY, mend=str(tmp_path / "first" / "checkpoints" / "step-00000060"), stay=stay)
+        text.train(cfg, tmp_path / name, steps=80, lesson=lesson)
+        runs[name] = text.Sitting(cfg, tmp_path / name, torch.device("cpu"), lesson)
+    averages = {name: sitting.ema.averages for name, sitting in runs.items()}
+
+    captions, answers = runs["mended"].read(range(12), "val")
+    read = {name: torch.stack([x.argmax(-1) for x in pupil(captions)]) for name, pupil in averages.items()}
+    right = (read["first"] == answers).all(0)
+    assert right.any() and not right.all()  # there was something to mend
+    assert torch.equal(read["mended"], answers)
+    readers = [averages[name].readers.state_dict() for name in ("first", "mended")]
+    assert all(torch.equal(readers[0][name], readers[1][name]) for name in readers[0])
+    rows = {name: pupil.text(captions)[right] for name, pupil in averages.items()}
+    near, far = ((rows[name] - rows["first"]).square().mean() for name in ("mended", "loose"))
+    assert 0 < near < 0.5 * far
 
 
 def test_told_facts_are_what_the_parser_reads():

@@ -2,8 +2,8 @@
 
     cache/
         index.json                     what the cache was made from
-        images/shard-00000.safetensors     latents [N, T, C, h, w] fp16, seeds [N], truth [N, T, gh, gw] uint8;
-                                           captions in the metadata, several for each clip
+        images/shard-00000.safetensors     latents [N, T, C, h, w] fp16, seeds [N], truth [N, T, gh, gw] uint8,
+                                           motion [N, T, gh, gw, 2] int8; captions in the metadata, several per clip
 
 Clip i of a pool is a function of its seed alone, so a cache can be continued after any interruption and is the same
 whichever process makes which shard. A shard appears whole or not at all.
@@ -61,6 +61,7 @@ class Clip:
     frames: np.ndarray  # uint8 [F, H, W, 3]
     captions: list[str]
     truth: np.ndarray | None = None  # uint8 [T, gh, gw]: what each patch of each latent frame shows
+    motion: np.ndarray | None = None  # int8 [T, gh, gw, 2]: how far it came, in pixels right and down, since the last
 
 
 @runtime_checkable
@@ -138,9 +139,10 @@ def write_shard(path: Path, spec: PoolSpec, seeds: Sequence[int], source: Source
         with torch.no_grad():
             latents.append(codec.encode(video).to(torch.float16))
     tensors = {"latents": torch.cat(latents), "seeds": torch.tensor(list(seeds))}
-    truths = [clip.truth for clip in clips if clip.truth is not None]
-    if truths:
-        tensors["truth"] = torch.from_numpy(np.stack(truths))
+    for name in ("truth", "motion"):
+        arrays = [getattr(clip, name) for clip in clips]
+        if all(array is not None for array in arrays):
+            tensors[name] = torch.from_numpy(np.stack(arrays))
     with whole_file(path) as temporary:
         save_file(tensors, temporary, metadata={"captions": json.dumps([clip.captions for clip in clips])})
 
@@ -193,6 +195,7 @@ class Batch:
     latents: Latents  # float32
     captions: list[str]
     truth: Tensor | None  # uint8 [B, T, gh, gw]
+    motion: Tensor | None = None  # int8 [B, T, gh, gw, 2]
 
 
 class Pool:
@@ -205,7 +208,8 @@ class Pool:
         if not files:
             raise UserError(f"{folder} has no clips in '{name}'; make them first with `causvid latents`.")
         self.latents: list[Tensor] = []  # of each shard [N, T, C, h, w]
-        self.truths: list[Tensor] = []
+        self.truths: list[Tensor] = []  # of each shard, or none
+        self.motions: list[Tensor] = []
         self.captions: list[list[str]] = []
         self._places: list[tuple[int, int]] = []  # of each clip: its shard, and its row there
         digest = hashlib.sha256()
@@ -216,8 +220,8 @@ class Pool:
             self._places += [(len(self.latents), row) for row in range(len(captions))]
             self.latents.append(tensors["latents"])
             self.captions += captions
-            if "truth" in tensors:
-                self.truths.append(tensors["truth"])
+            self.truths += [tensors["truth"]] if "truth" in tensors else []
+            self.motions += [tensors["motion"]] if "motion" in tensors else []
         self.clip_shape = tuple(self.latents[0].shape[1:])  # T, C, h, w
         self.identity = digest.hexdigest()[:16]
         self._order: list[int] = []
@@ -234,9 +238,15 @@ class Pool:
         told = [self.captions[row] for row in rows]
         chosen = [captions[mix(seed, place) % len(captions)] for place, captions in enumerate(told, position)]
         places = [self._places[row] for row in rows]
-        latents = torch.stack([self.latents[shard][row, :num_frames] for shard, row in places])
-        truth = torch.stack([self.truths[shard][row, :num_frames] for shard, row in places]) if self.truths else None
-        return Batch(latents.float(), chosen, truth)
+
+        def read(shards: list[Tensor]) -> Tensor | None:
+            if len(shards) < len(self.latents):  # of before shards had these
+                return None
+            return torch.stack([shards[shard][row, :num_frames] for shard, row in places])
+
+        latents = read(self.latents)
+        assert latents is not None
+        return Batch(latents.float(), chosen, read(self.truths), read(self.motions))
 
     def _row(self, place: int, seed: int) -> int:
         epoch, rest = divmod(place, len(self))

@@ -12,7 +12,7 @@ from causvid.codecs import num_pixel_frames
 from causvid.data.clips import Clip, PoolSpec, write_cache
 from causvid.noise import mix
 from causvid.worlds import vista
-from causvid.worlds.vista.captions import caption, describe
+from causvid.worlds.vista.captions import DROP, caption, describe
 from causvid.worlds.vista.truth import KIND, KINDS, latent_frames
 
 HEIGHT, WIDTH, FPS = 64, 112, 12
@@ -49,7 +49,7 @@ class VistaSource:
         frames, state = vista.render(
             scene, num_pixel_frames(num_latents), HEIGHT, WIDTH, FPS, start_frame=start, patch=TOKEN_PIXELS
         )
-        return Clip(frames, _captions(scene, seed), patch_classes(scene, state))
+        return Clip(frames, _captions(scene, seed), patch_classes(scene, state), patch_motions(state))
 
     def _pictures(self, scene_seed: int, seeds: list[int]) -> list[Clip]:
         scene = replace(vista.sample_scene(scene_seed), events=())
@@ -78,6 +78,23 @@ def patch_classes(scene: vista.Scene, state: vista.State) -> np.ndarray:
         second = _figure(scene.second.hero) + vista.COLOURS.index(scene.second.colour)
         classes = np.where(state.patches == KIND["second"], second, classes)
     return classes.astype(np.uint8)
+
+
+def patch_motions(state: vista.State) -> np.ndarray:
+    """[T, H/16, W/16, 2]: how many pixels, right and down, what a patch shows has come since the latent frame before.
+    Of scenery it is what the nearest layer has come: farther ones follow from that, and from what they are."""
+    assert state.patches is not None
+    chosen = latent_frames(len(state.time))
+    still = np.zeros(len(state.time))
+    motion = _steps(-state.camera_x, still, chosen)
+    for kind, x, y in (("hero", state.hero_x, state.hero_y), ("second", state.second_x, state.second_y)):
+        motion = np.where((state.patches == KIND[kind])[..., None], _steps(x, y, chosen), motion)
+    return motion.round().clip(-127, 127).astype(np.int8)
+
+
+def _steps(x: np.ndarray, y: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    places = np.stack([x, y], -1)[chosen]
+    return np.nan_to_num(np.diff(places, axis=0, prepend=places[:1]))[:, None, None]
 
 
 def make_vista_cache(
@@ -129,6 +146,7 @@ def _captions(scene: vista.Scene, seed: int) -> list[str]:
 # ---- what captions say -----------------------------------------------------------------------------------------------
 
 UNSAID = "unsaid"
+SHORT_DROP = 0.5  # how often a short caption leaves a slot out
 MAX_EVENTS = 2
 _EVENTS = {
     "light": vista.LIGHTS,
@@ -158,9 +176,14 @@ FACTS: dict[str, tuple[str, ...]] = {
 
 
 def told_facts(number: int, split: str) -> tuple[str, tuple[int, ...]]:
-    """A caption of scene `number` of a split, and the number of the answer to every question of FACTS."""
+    """A caption of scene `number` of a split, and the number of the answer to every question of FACTS.
+
+    Every other one is short, as people write them."""
     scene = vista.sample_scene(number, "val" if split == "paraphrase" else split)
-    text, said = describe(scene, number, split)
+    drop = DROP
+    if number % 2:
+        scene, drop = replace(scene, second=None, events=()), SHORT_DROP
+    text, said = describe(scene, number, split, drop)
     shown = {name: vars(scene)[name] for name in ("biome", "light", "weather", "hero", "colour", "motion", "camera")}
     told = {name: value for name, value in shown.items() if name in said}
     if scene.second is not None and "second" in said:

@@ -60,6 +60,9 @@ class VideoDiTConfig:
     # many frames. Rotations tell distances only: of pure noise no token can know whether it is the first or the last,
     # so small networks never learn to put sky above and "then night falls" at the end. 0: none, as in Wan.
     landmarks: int = 0
+    # Latents that a token sees beyond each edge of its patch. What moves half a patch from frame to frame is then still
+    # whole within one token. 0, as in Wan: tokens see their own patch alone.
+    overlap: int = 0
 
     @property
     def head_width(self) -> int:
@@ -169,11 +172,15 @@ class RMSNorm(nn.Module):
 
 
 class PatchEmbedding(nn.Conv3d):
-    """A convolution whose stride is its kernel is one matrix product over patches (and many times faster on CPUs)."""
+    """A convolution whose stride is a patch is one matrix product over patches (and many times faster on CPUs)."""
 
     def forward(self, x: Latents) -> Tensor:
-        p = self.kernel_size[1]
-        patches = rearrange(x, "B T C (h p) (w q) -> B T (h w) (C p q)", p=p, q=p)
+        kernel, p, overlap = self.kernel_size[1], self.stride[1], self.padding[1]
+        if overlap:
+            windows = F.pad(x, [int(overlap)] * 4).unfold(3, kernel, p).unfold(4, kernel, p)
+            patches = rearrange(windows, "B T C h w k l -> B T (h w) (C k l)")
+        else:
+            patches = rearrange(x, "B T C (h p) (w q) -> B T (h w) (C p q)", p=p, q=p)
         return F.linear(patches, self.weight.flatten(1), self.bias)  # [B, T, S, D]
 
 
@@ -298,8 +305,9 @@ class VideoDiT(nn.Module):
             raise ValueError(f"width {cfg.width} does not split into {cfg.num_heads} heads of even width")
         self.cfg = cfg
         self.checkpoint_blocks = False  # recompute blocks in the backward pass instead of keeping their activations
-        patch = (1, cfg.patch, cfg.patch)
-        self.patch_embedding = PatchEmbedding(cfg.in_channels, cfg.width, kernel_size=patch, stride=patch)
+        stride, edge = (1, cfg.patch, cfg.patch), (0, cfg.overlap, cfg.overlap)
+        kernel = (1, cfg.patch + 2 * cfg.overlap, cfg.patch + 2 * cfg.overlap)
+        self.patch_embedding = PatchEmbedding(cfg.in_channels, cfg.width, kernel, stride, edge)
         self.text_embedding = nn.Sequential(
             nn.Linear(cfg.text_width, cfg.width), nn.GELU(approximate="tanh"), nn.Linear(cfg.width, cfg.width)
         )

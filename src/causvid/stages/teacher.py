@@ -42,6 +42,10 @@ from causvid.training.sheet import draw_sheet
 LOG_EVERY = 10  # steps
 STATUS_SECONDS = 20.0
 SHEET_SEED = 0x5EED
+MOTION_PIXELS, NUM_MOTIONS = (
+    2,
+    17,
+)  # motions are told apart in steps of so many pixels, right and down, none in the middle
 SETTLED = 0.9  # the level below which one can tell where a figure is: there, weights do not shift what is likely
 
 # ---- config --------------------------------------------------------------------------------------------------------
@@ -80,7 +84,8 @@ class TeacherConfig:
     caption_dropout: float = 0.1  # (ours; the usual rate for guidance)
     ema_decay: float = 0.999
     guide_at: float | None = 0.4  # when in the run the average is put aside as a guide for the finished teacher
-    align_weight: float = 0.5  # of the renderer's patch classes as a second target; 0 = off
+    align_weight: float = 0.5  # of what the renderer knows of each patch as a second target; 0 = off
+    motion_weight: float = 0.5  # within that, of where it came from against what it shows
     align_layer: int = 3  # the block whose output must tell them
     num_classes: int = NUM_CLASSES  # of the patch classes
     # Of patches that show a figure, in the loss at levels where its place is already settled: the eye goes there, and
@@ -153,22 +158,30 @@ def draw_levels(batch: int, bounds: list[Span], rng: torch.Generator, shifts: tu
 
 
 class AlignmentHead(nn.Module):
-    """Reads a block's output: which of the world's materials and entities each patch shows, before it is clean.
+    """Reads a block's output: which of the world's materials and entities each patch shows, and how it moves, before
+    it is clean.
 
     A second target for the teacher's middle layers (in the manner of REPA, Yu et al. 2025), dropped after training.
     """
 
     def __init__(self, block: nn.Module, width: int, num_classes: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, num_classes))
+        self.num_classes = num_classes
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, num_classes + 2 * NUM_MOTIONS))
         self._features: Tensor | None = None
         block.register_forward_hook(self._remember)
 
-    def forward(self, truth: Tensor) -> Tensor:
-        """Cross-entropy with [B, T, gh, gw], for the last pass of the network."""
+    def forward(self, truth: Tensor, motion: Tensor | None, motion_weight: float) -> Tensor:
+        """Cross-entropy with [B, T, gh, gw] and, by its weight, [B, T, gh, gw, 2], for the last pass of the network."""
         assert self._features is not None
-        logits = self.mlp(self._features)  # [B, T, S, classes]
-        return F.cross_entropy(logits.float().flatten(0, 2), truth.long().flatten())
+        logits = self.mlp(self._features).float()  # [B, T, S, classes and motions]
+        shows, moves = logits.split([self.num_classes, 2 * NUM_MOTIONS], -1)
+        loss = F.cross_entropy(shows.flatten(0, 2), truth.long().flatten())
+        if motion is None or motion.shape[1] == 1:  # the first frame of a clip has come from nowhere
+            return loss
+        steps = torch.round(motion[:, 1:].float() / MOTION_PIXELS) + NUM_MOTIONS // 2
+        moves = moves[:, 1:].unflatten(-1, (2, NUM_MOTIONS)).flatten(0, 3)
+        return loss + motion_weight * F.cross_entropy(moves, steps.clamp(0, NUM_MOTIONS - 1).long().flatten())
 
     def _remember(self, block: nn.Module, args: Any, output: Tensor) -> None:
         self._features = output
@@ -300,7 +313,9 @@ class Sitting:
             per_frame = flow_loss(model, x0, self.teacher.text(captions), sigma, eps, weight)
             loss = per_frame.mean()
             if cfg.align_weight and batch.truth is not None:
-                loss = loss + cfg.align_weight * self.alignment(batch.truth[rows].to(self.device))
+                motion = None if batch.motion is None else batch.motion[rows].to(self.device)
+                aligned = self.alignment(batch.truth[rows].to(self.device), motion, cfg.motion_weight)
+                loss = loss + cfg.align_weight * aligned
         return loss, per_frame, sigma
 
     def velocity(self, model: nn.Module, num_frames: int) -> Velocity:

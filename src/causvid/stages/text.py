@@ -4,6 +4,9 @@ Captions cost nothing without their pictures, so in minutes the encoder reads mo
 the teacher is given rows in which every attribute can be found. Readers ask the encoder's rows one question each,
 by attention, which is how the network will read them; they are dropped after training.
 
+An encoder that networks read already can be mended (`mend`): it learns from captions that it misreads, and keeps the
+rows of those that it reads rightly where they are.
+
 Reads:  a world's captions with what they say (data/vista.py).
 Writes: a run folder; weights/text.safetensors holds the averaged encoder.
 """
@@ -23,10 +26,10 @@ from torch import Tensor, nn
 from causvid.data.vista import FACTS, told_facts
 from causvid.errors import UserError
 from causvid.presets import VISTA_TEXT
-from causvid.shapes import Text
+from causvid.shapes import Scalar, Text
 from causvid.text.vista import VistaText, VistaTextConfig
 from causvid.training import parallel
-from causvid.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from causvid.training.checkpoint import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
 from causvid.training.cpu import fast_training
 from causvid.training.ema import EMA
 from causvid.training.optim import OptimConfig, all_parameters, build_optimizers, learning_rate, step_all
@@ -34,6 +37,7 @@ from causvid.training.run import Budget, Run, take_steps
 
 LOG_EVERY = 20  # steps
 STATUS_SECONDS = 20.0
+LOOKED_THROUGH = 6  # captions read for each that is learnt from, in search of misread ones
 HELD_OUT = 1024  # captions of the scenes that nothing is trained on
 
 # A caption by its number and split, and the answer to every question.
@@ -46,6 +50,8 @@ class TextConfig:
     optim: OptimConfig
     batch: int = 192
     ema_decay: float = 0.99
+    mend: str | None = None  # the checkpoint of a finished run, to go on from so that what reads its rows still can
+    stay: float = 30.0  # mending: the weight of the mean square by which rows of captions read rightly have moved
     seed: int = 0
     checkpoint_minutes: float = 2.0
 
@@ -97,6 +103,11 @@ class Pupil(nn.Module):
         return self.readers(self.text(captions))
 
 
+def loss_of_answers(logits: list[Tensor], answers: Tensor) -> Scalar:
+    """The sum over all questions of their mean cross-entropy with `answers` [questions, B]."""
+    return torch.stack([F.cross_entropy(x.float(), answer) for x, answer in zip(logits, answers)]).sum()
+
+
 def train(
     cfg: TextConfig,
     run_dir: Path,
@@ -121,20 +132,23 @@ class Sitting:
         self.run = Run(run_dir, cfg, data=f"captions over {len(lesson.vocabulary)} words")
         torch.manual_seed(cfg.seed)
         self.pupil = Pupil(cfg.text, lesson).to(device)
+        self.before: Pupil | None = None
+        if cfg.mend is not None:
+            load_checkpoint(read_checkpoint(Path(cfg.mend)), modules={"ema": self.pupil}, optimizers={})
+            self.before = deepcopy(self.pupil).eval().requires_grad_(False)
+            self.pupil.readers.requires_grad_(False)
         self.ema = EMA(deepcopy(self.pupil), cfg.ema_decay)
         self.modules = {"pupil": self.pupil, "ema": self.ema.averages}
-        self.optimizers = build_optimizers(cfg.optim, [self.pupil.text, self.pupil.readers])
+        trained = [self.pupil.text] if self.before else [self.pupil.text, self.pupil.readers]
+        self.optimizers = build_optimizers(cfg.optim, trained)
         self.step, self.seconds = 0, 0.0
         if self.run.checkpoint is not None:
             self.resume(self.run.checkpoint)
 
     def take_step(self, progress: float) -> None:
-        cfg, start = self.cfg, self.step * self.cfg.batch
-        captions, answers = self.read(range(start, start + cfg.batch), "train")
+        cfg = self.cfg
         with fast_training(self.device, torch.bfloat16):
-            logits = self.pupil(captions)
-        losses = [F.cross_entropy(x.float(), answer) for x, answer in zip(logits, answers)]
-        loss = torch.stack(losses).sum()
+            loss = self.mending_loss(self.before) if self.before else self.learning_loss()
         loss.backward()
         norm = parallel.clip_gradients(all_parameters(self.optimizers), cfg.optim.clip)
         if not math.isfinite(norm):
@@ -151,6 +165,25 @@ class Sitting:
             self.run.log(self.step, **values)
             line = f"{progress:6.1%}  step {self.step}  loss {values['loss']:.3f}  {values['captions']} captions"
             self.run.status(line, every=STATUS_SECONDS)
+
+    def learning_loss(self) -> Scalar:
+        start = self.step * self.cfg.batch
+        captions, answers = self.read(range(start, start + self.cfg.batch), "train")
+        return loss_of_answers(self.pupil(captions), answers)
+
+    def mending_loss(self, before: Pupil) -> Scalar:
+        """Of captions that were misread, at most half of the batch, and of others, whose rows are to stay."""
+        size = self.cfg.batch
+        start = self.step * size * LOOKED_THROUGH
+        captions, answers = self.read(range(start, start + size * LOOKED_THROUGH), "train")
+        with torch.no_grad():
+            rows = before.text(captions)
+            right = torch.stack([x.argmax(-1) == answer for x, answer in zip(before.readers(rows), answers)]).all(0)
+        misread, others = (~right).nonzero()[: size // 2, 0], right.nonzero()[:, 0]
+        chosen = torch.cat([misread, others[: size - len(misread)]])
+        now = self.pupil.text([captions[index] for index in chosen.tolist()])
+        moved = (now - rows[chosen])[len(misread) :].float().square().mean()
+        return loss_of_answers(self.pupil.readers(now), answers[:, chosen]) + self.cfg.stay * moved
 
     def read(self, numbers: Sequence[int], split: str) -> tuple[list[str], Tensor]:
         """Captions, and their answers [questions, B]."""
