@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The paper's ablation (Table 4), and three rows that came after it: one student for every way of making one.
+# The paper's ablation (Table 4), and the rows that came after it: one student for every way of making one.
 # Stages that are finished are skipped, those that were interrupted go on. Ends with table4.tsv (row, weights) and, on
 # Vista, with table4.md, table4.png and figure8.png beside it: all rows on the same prompts with the same noise.
 #
@@ -19,11 +19,18 @@ DATA=${DATA:-$ROOT/latents}
 INIT=${INIT:---minutes 10} # how long each stage lasts: --minutes N or --steps N
 DMD=${DMD:---minutes 40}
 PAIRS_SETTINGS=${PAIRS_SETTINGS:-} INIT_SETTINGS=${INIT_SETTINGS:-} DMD_SETTINGS=${DMD_SETTINGS:-} # --set a.b=c ...
-PROMPTS=${PROMPTS:-32} # of the table; 0 leaves it out. The teachers take most of a minute for each
+PROMPTS=${PROMPTS:-32} # of the table; 0 leaves it out. The teachers take ten seconds and more for each
 STREAMS=${STREAMS:-4}  # of the figure, of 30 seconds, for each of five rows
 PYTHON=${PYTHON:-python}
 TABLE_SETTINGS=${TABLE_SETTINGS:-} # further options of scripts/table4.py
 OUT=$ROOT/table4/seed-$SEED
+
+for weights in "$TEACHER" "$CAUSAL"; do
+  if [ ! -e "$weights" ]; then
+    echo "there is no $weights: train both teachers first (docs/how-to/train.md), or after make train say ROOT=local/vista" >&2
+    exit 1
+  fi
+done
 
 train() { # stage run-name arguments...
   local stage=$1 run=$OUT/$2
@@ -35,7 +42,7 @@ train() { # stage run-name arguments...
 }
 
 pairs() { # folder-name arguments...: trajectories do not depend on the seed of training
-  local folder=$ROOT/$1
+  local folder=$ROOT/table4/$1
   shift
   $LAUNCH train ode-pairs --run-dir "$folder" --preset "$PRESET" "$@" $PAIRS_SETTINGS
 }
@@ -48,7 +55,7 @@ from() { echo --set "teacher=$TEACHER" --set "init=$1"; }
 
 {
   pairs pairs --set teacher="$TEACHER"
-  init ode --set teacher="$TEACHER" --set pairs="$ROOT/pairs"
+  init ode --set teacher="$TEACHER" --set pairs="$ROOT/table4/pairs"
 
   # the four few-step rows of the paper: its student learns on noised data
   dmd no-init "${noised_data[@]}" --set teacher="$TEACHER" --set init=null
@@ -60,7 +67,7 @@ from() { echo --set "teacher=$TEACHER" --set "init=$1"; }
 
   # trajectories of a causal teacher behind a clean past (Causal Forcing); then the same without trajectories
   pairs pairs-causal --set teacher="$CAUSAL" --set sight=causal --set past=data --set data="$DATA"
-  init causal-ode --set teacher="$CAUSAL" --set pairs="$ROOT/pairs-causal" --set past=clean
+  init causal-ode --set teacher="$CAUSAL" --set pairs="$ROOT/table4/pairs-causal" --set past=clean
   dmd causal-ode-self "${own_past[@]}" $(from "$OUT/causal-ode/weights")
   init causal-cd --set teacher="$CAUSAL" --set method=consistency --set past=clean --set pairs=null --set data="$DATA"
   dmd causal-cd-self "${own_past[@]}" $(from "$OUT/causal-cd/weights")

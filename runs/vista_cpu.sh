@@ -16,7 +16,7 @@ INIT=${INIT:---minutes 15}
 DMD=${DMD:---minutes 60}
 FRAMEWISE=${FRAMEWISE:---minutes 20}
 CHOICE=${CHOICE:-16} # prompts by which the best student on the way is chosen
-PROMPTS=${PROMPTS:-64} # of the evaluation; the teacher takes most of a minute for each
+PROMPTS=${PROMPTS:-64} # of the evaluation; the teacher takes ten seconds and more for each
 TEACHER_SETTINGS=${TEACHER_SETTINGS:-} CAUSAL_SETTINGS=${CAUSAL_SETTINGS:-} CODEC_SETTINGS=${CODEC_SETTINGS:-}
 PAIRS_SETTINGS=${PAIRS_SETTINGS:-} INIT_SETTINGS=${INIT_SETTINGS:-} DMD_SETTINGS=${DMD_SETTINGS:-}
 EVALUATE_SETTINGS=${EVALUATE_SETTINGS:-}

@@ -1,6 +1,7 @@
 """A stream in every mode: what was rewound, forked, parked, saved or made again is equal to the last bit."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,8 +81,10 @@ def test_every_mode_in_one_stream(whole):
     assert all(np.isfinite(chunk.drift) for chunk in made)
 
 
+@pytest.mark.parametrize("first_chunk", [None, 1])
 @pytest.mark.parametrize(("how", "count"), [("first", 1), ("fill", 3)])
-def test_an_image_is_the_first_frame_and_the_past_of_what_follows(model, how, count):
+def test_an_image_is_the_first_frame_and_the_past_of_what_follows(model, how, count, first_chunk):
+    model = replace(model, cfg=replace(model.cfg, rollout=replace(model.cfg.rollout, first_chunk=first_chunk)))
     session = model.session("a red car", seed=3)
     session.begin_with_image(IMAGE, how)
     first, second = chunks(session, 2)

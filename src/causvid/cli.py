@@ -52,7 +52,9 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Denoising steps per chunk (default: the student's own).")] = None,
     at: Annotated[
         list[str] | None,
-        typer.Option("--at", metavar="TIME PROMPT", help="Change the prompt at a time, e.g. --at 4s 'it snows'."),
+        typer.Option(
+            "--at", metavar="TIME PROMPT", help="Another prompt from a time on, e.g. --at 4s 'a red car at night'."
+        ),
     ] = None,
     switch: Annotated[str, typer.Option(help="How prompts change: keep, recache or flush.")] = "keep",
     size: Annotated[str | None, typer.Option(help="Pixels, as HEIGHTxWIDTH (default: the model's own).")] = None,

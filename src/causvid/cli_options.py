@@ -14,7 +14,10 @@ from causvid.errors import UserError
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="'vista', or a model folder.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: the best there is)")]
 StudentOption = Annotated[Path | None, typer.Option(help="A few-step causal checkpoint to stream with.")]
-RecipeOption = Annotated[str | None, typer.Option(help="How --student was distilled, e.g. self-forcing.")]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(help="How --student was distilled: self-forcing (default), causvid-4step, causvid-3step, ..."),
+]
 LoraOption = Annotated[list[str] | None, typer.Option("--lora", help="FILE or FILE:SCALE; may be repeated.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help=".mp4 .webm .mov .mkv .gif, or a sheet: .png .jpg")]
 
@@ -109,7 +112,7 @@ def read_change(text: str) -> tuple[float, str]:
     """'4s it snows' -> (4.0, 'it snows')"""
     time, _, prompt = text.strip().partition(" ")
     if not prompt:
-        raise UserError(f"--at '{text}' lacks a prompt; write --at 4s \"then night falls\"")
+        raise UserError(f"--at '{text}' lacks a prompt; write --at 4s \"a red car at night\"")
     return read_time(time), prompt.strip()
 
 

@@ -10,8 +10,11 @@ import typer
 
 from causvid.cli_options import (
     DeviceOption,
+    LoraOption,
     ModelOption,
     OutOption,
+    RecipeOption,
+    StudentOption,
     given,
     load_model,
     show_progress,
@@ -39,13 +42,16 @@ def animate(
     seed: SeedOption = 0,
     steps: StepsOption = None,
     device: DeviceOption = None,
+    student: StudentOption = None,
+    recipe: RecipeOption = None,
+    lora: LoraOption = None,
 ) -> None:
     """Set a picture in motion: it becomes the first frame of the video."""
     from causvid import media
 
     media.check_output(out)
     picture = media.read_image(image)
-    loaded = load_model(model, device)
+    loaded = load_model(model, device, student, recipe, lora)
     tell_understood(loaded, [prompt])
     session = loaded.session(prompt, seed=seed, **given(steps=steps))
     session.begin_with_image(picture, how)
@@ -62,12 +68,15 @@ def extend(
     seed: SeedOption = 0,
     steps: StepsOption = None,
     device: DeviceOption = None,
+    student: StudentOption = None,
+    recipe: RecipeOption = None,
+    lora: LoraOption = None,
 ) -> None:
     """Go on where a video ends. The result holds the video, as the codec shows it, and what follows."""
     from causvid import media
 
     media.check_output(out)
-    loaded = load_model(model, device)
+    loaded = load_model(model, device, student, recipe, lora)
     tell_understood(loaded, [prompt])
     frames = media.read_video(video, loaded.cfg.fps)
     session = loaded.session(prompt, seed=seed, **given(steps=steps))
@@ -86,12 +95,15 @@ def restyle(
     model: ModelOption = "vista",
     seed: SeedOption = 0,
     device: DeviceOption = None,
+    student: StudentOption = None,
+    recipe: RecipeOption = None,
+    lora: LoraOption = None,
 ) -> None:
     """Follow a video, frame for frame, under another prompt."""
     from causvid import media
 
     media.check_output(out)
-    loaded = load_model(model, device)
+    loaded = load_model(model, device, student, recipe, lora)
     tell_understood(loaded, [prompt])
     frames = media.read_video(video, loaded.cfg.fps)
     session = loaded.session(prompt, seed=seed)
@@ -140,13 +152,16 @@ def take_replay(
     model: ModelOption = "vista",
     check: Annotated[bool, typer.Option("--check", help="Also make every chunk again, and compare.")] = False,
     device: DeviceOption = None,
+    student: StudentOption = None,
+    recipe: RecipeOption = None,
+    lora: LoraOption = None,
 ) -> None:
     """Write the very frames that the stream showed."""
     from causvid import media
     from causvid.take import Take
 
     media.check_output(out)
-    recorded, loaded = Take.load(take), load_model(model, device)
+    recorded, loaded = Take.load(take), load_model(model, device, student, recipe, lora)
     _write(out, loaded, (shown.frames for shown in recorded.replay(loaded)), len(recorded.chunks))
     typer.echo(out)
     if check:
@@ -167,13 +182,16 @@ def take_render(
     teacher: Annotated[bool, typer.Option("--teacher", help="Refine by the slow bidirectional teacher.")] = False,
     strength: Annotated[float, typer.Option(help="With --teacher: how far it may leave the take.")] = 0.6,
     device: DeviceOption = None,
+    student: StudentOption = None,
+    recipe: RecipeOption = None,
+    lora: LoraOption = None,
 ) -> None:
     """Make a take anew: with other steps, another model's student, or the teacher."""
     from causvid import media, render
     from causvid.take import Take
 
     media.check_output(out)
-    recorded, loaded = Take.load(take), load_model(model, device)
+    recorded, loaded = Take.load(take), load_model(model, device, student, recipe, lora)
     if teacher:
         shown = (piece.frames for piece in render.render_with_teacher(recorded, loaded, strength=strength, steps=steps))
         _write(out, loaded, shown, None)
@@ -213,6 +231,9 @@ def serve(
         int | None, typer.Option(help="Streams at a time (default: as many as run in real time).")
     ] = None,
     device: DeviceOption = None,
+    student: StudentOption = None,
+    recipe: RecipeOption = None,
+    lora: LoraOption = None,
 ) -> None:
     """The live studio in the browser, and its socket and REST interface."""
     import importlib.util
@@ -225,7 +246,7 @@ def serve(
     from causvid.serve.engine import EngineConfig
 
     app.serve(
-        load_model(model, device),
+        load_model(model, device, student, recipe, lora),
         host,
         port,
         token=token,

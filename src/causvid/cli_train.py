@@ -23,7 +23,9 @@ STAGES = {
 
 def train(
     stage: Annotated[str, typer.Argument(help=f"One of: {', '.join(STAGES)}.")],
-    run_dir: Annotated[Path, typer.Option("--run-dir", "-r", help="Where the run lives. The same command resumes it.")],
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", "-r", help="Where the run lives. The same command resumes it.")
+    ] = None,
     preset: Annotated[str, typer.Option(help="A complete configuration by name.")] = "vista",
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: a.b=c; may be repeated.")
@@ -48,6 +50,8 @@ def train(
     if dry_run:
         typer.echo(json.dumps(config.to_json(cfg), indent=2, ensure_ascii=False))
         return
+    if run_dir is None:
+        raise UserError(f"say where the run shall live: --run-dir local/{stage}")
     if minutes is None and steps is None and stage != "ode-pairs":
         raise UserError("say how long to train: --minutes or --steps")
     place = {} if stage == "codec" else {"device": device or best_device()}

@@ -196,7 +196,7 @@ class Session:
 
     def begin_with_image(self, image: np.ndarray, how: str = "first") -> None:
         """Go on from a picture: it is the next frame, and begins a shot unless the stream is just beginning."""
-        chunk = self.model.cfg.rollout.chunk_size(at_start=True)
+        chunk = self.model.cfg.rollout.chunk
         self._give([encode_image(self.model.codec, image, self._size, chunk, how)], "image")
 
     def extend(self, frames: np.ndarray) -> int:

@@ -112,6 +112,46 @@ def test_prompts_time_travel_and_takes(page, server):
     assert page.run(f"{STREAM}.replayed")[: len(ours)] == [*digests[:keep], *ours[keep:]]
 
 
+def test_what_is_asked_while_the_connection_is_lost_is_done_once_it_is_back(page):
+    start(page, "a red car")
+    page.run(f"{STREAM}.socket.close(), {STREAM}.setPrompt('a blue bus', 'keep', 0)")
+    page.wait(f"{STREAM}.state.prompt === 'a blue bus' && {STREAM}.state.playing")
+    page.wait(f"{STREAM}.prompts.at(-1) === 'a blue bus'")
+
+
+def test_going_back_in_a_replay_takes_nothing_away(page):
+    start(page, "a red car")
+    page.click("#play")
+    page.wait(f"!{STREAM}.state.playing")
+    made = page.run(f"{STREAM}.digests.length")
+    page.run("document.activeElement.blur()")
+    page.press("p")
+    page.wait(f"{STREAM}.replaying && {STREAM}.replayed.length >= 2")
+    page.press("ArrowLeft")
+    page.wait(f"{STREAM}.replayed.filter(Boolean).length >= 1")
+    page.press(" ")
+    page.wait(f"!{STREAM}.replaying && !document.querySelector('.tag')")
+    assert page.run(f"{STREAM}.digests.length") == made
+    assert page.run(f"{STREAM}.state.chunks") == made
+
+
+def test_a_closed_dialog_does_nothing_and_the_last_pane_leaves_an_empty_one(page, tmp_path):
+    clip = np.random.default_rng(0).integers(0, 256, (14, 24, 40, 3), dtype=np.uint8)
+    media.write_video(tmp_path / "a.mp4", clip, 12)
+    start(page, "a red car")
+    page.run("document.querySelector('#video-choice').returnValue = 'extend'")  # as an earlier choice leaves it
+    page.choose_file("#video-file", tmp_path / "a.mp4")
+    page.wait("document.querySelector('#video-choice').open")
+    page.press("Escape", code="Escape", windowsVirtualKeyCode=27)
+    page.wait("!document.querySelector('#video-choice').open")
+    made = page.run(f"{STREAM}.digests.length")
+    page.wait(f"{STREAM}.digests.length > {made + 1}")
+    assert not page.run(f"{STREAM}.kinds.includes('given')")
+    page.run("studio.panes[0].close()")
+    page.wait("studio.panes.length === 1 && studio.panes[0].stream.socket.readyState === 1")
+    start(page, "a blue bus")
+
+
 def test_camera(page):
     start(page, "a red car")
     page.click("#camera")

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -23,6 +24,7 @@ from causvid.serve.access import Access
 from causvid.serve.app import listen
 from causvid.serve.limits import Bucket, Limits
 from causvid.serve.meters import Meters
+from causvid.take import Take
 from conftest import random_model
 from live_server import running
 
@@ -226,7 +228,7 @@ def test_shutting_down_pauses_streams_and_takes_nothing_new(server):
         assert http.get(f"/api/sessions/{session}/take").status_code == 200, "what was made can still be saved"
 
 
-def test_a_signal_lets_chunks_end_and_says_goodbye():
+def test_a_signal_lets_chunks_end_and_says_goodbye(tmp_path):
     """The whole server as a process of its own, and SIGTERM."""
     code = (
         "from conftest import random_model; from causvid.serve.app import serve;"
@@ -240,14 +242,21 @@ def test_a_signal_lets_chunks_end_and_says_goodbye():
             url = process.stdout.readline().strip()
             with connect(url.replace("http", "ws") + "ws", max_size=None, max_queue=None) as socket_:
                 socket_.send(json.dumps({"type": "open", "prompt": "a red car"}))
-                told = []
+                told, session, saved = [], "", b""
                 with pytest.raises(ConnectionClosed) as closed:
                     while True:
                         message = socket_.recv(timeout=30)
                         if isinstance(message, str):
-                            told.append(json.loads(message)["type"])
+                            news = json.loads(message)
+                            told.append(news["type"])
+                            session = news.get("session", session)
                             if told[-1] == "chunk" and "draining" not in told:
                                 process.send_signal(signal.SIGTERM)
+                            if told[-1] == "draining":
+                                time.sleep(1)  # a page that is slow to answer
+                                saved = httpx.get(f"{url}api/sessions/{session}/take", timeout=10).content
+                (tmp_path / "a.take").write_bytes(saved)
+                assert Take.load(tmp_path / "a.take").chunks, "what was shown could still be saved"
                 assert "draining" in told and closed.value.rcvd.code in (1001, 1012)
             assert process.wait(20) in (0, -signal.SIGTERM)
         finally:

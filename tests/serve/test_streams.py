@@ -10,6 +10,7 @@ from PIL import Image
 from causvid import media
 from causvid.serve.engine import EngineConfig
 from causvid.serve.frames import digest
+from causvid.serve.limits import Limits
 from causvid.take import Take
 from live_server import running
 from tiny_models import random_model
@@ -160,6 +161,33 @@ def test_a_video_is_extended_or_restyled(server, tmp_path):
         for bad, match in [(b"no video", "not a video"), (b"", "not a video")]:
             answer = http.post(f"/api/sessions/{session}/video", content=bad)
             assert answer.status_code == 400 and match in answer.json()["error"]
+
+
+def test_a_video_that_is_too_long_is_cut_for_restyling_and_refused_for_extending(tmp_path):
+    """A stream goes on from the end of a video: going on from its middle would be another thing than was asked."""
+    clip = np.random.default_rng(1).integers(0, 256, (22, 24, 40, 3), dtype=np.uint8)
+    body = media.write_video(tmp_path / "clip.mp4", clip, 12).read_bytes()
+    with running(limits=Limits(video_seconds=1.5)) as server, server.client() as client, server.http as http:
+        client.send("open", prompt="a red car", play=False)
+        session = client.wait_for("state")["session"]
+        refused = http.post(f"/api/sessions/{session}/video?use=extend", content=body)
+        assert refused.status_code == 400 and "its last 1.5 s" in refused.json()["error"]
+        followed = http.post(f"/api/sessions/{session}/video?use=restyle", content=body).json()
+        assert followed == {"frames": 18, "seconds": 1.5, "cut": True}
+
+
+def test_a_rewound_stream_no_longer_shows_what_is_gone(server):
+    with server.client() as client:
+        client.send("open", prompt="a red car", pace=None)
+        client.chunks(6)
+        client.send("pause")
+        client.send("set", pace=0.5)
+        client.send("replay")
+        client.wait_for("chunk", kind="replay")
+        client.send("rewind", to=1)
+        assert client.wait_for("rewound")["chunks"] == 1
+        client.send("play", pace=None)
+        assert [chunk["chunk"] for chunk in client.chunks(2)] == [1, 2]
 
 
 def test_pace_is_that_of_real_time_unless_asked_otherwise(server):

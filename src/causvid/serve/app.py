@@ -44,6 +44,7 @@ HEADERS = {
 }
 GUARDED = ("/api/", "/ws", "/metrics")
 DRAIN_SECONDS = 15.0
+SAVE_SECONDS = 5.0
 
 
 class Guard:
@@ -139,6 +140,7 @@ def build_app(engine: Engine, access: Access, limits: Limits) -> FastAPI:
     async def save_take(session: str) -> Response:
         take = await _take_of(engine, session)
         data = await asyncio.to_thread(take.to_bytes)
+        (await _find(engine, session)).saved = engine.draining
         name = f'attachment; filename="causvid-{take.seed}.take"'
         return Response(data, media_type="application/octet-stream", headers={"content-disposition": name})
 
@@ -158,7 +160,15 @@ def build_app(engine: Engine, access: Access, limits: Limits) -> FastAPI:
             raise UserError(f"a video is used to 'extend' or to 'restyle', not to '{use}'")
         wanted = read_strength("motion" if strength == "motion" else _number(strength, "a strength"))
         body = await read_body(request, limits.video_bytes)
-        clip = await asyncio.to_thread(_read_clip, body, model, limits.video_seconds)
+        clip = await asyncio.to_thread(_read_clip, body, model, limits.video_seconds + 1)
+        most = round(limits.video_seconds * model.cfg.fps)
+        cut = len(clip) > most
+        if cut and use == "extend":
+            raise UserError(
+                f"this video is longer than {limits.video_seconds:g} s, and a stream goes on from its end; "
+                f"cut it to its last {limits.video_seconds:g} s"
+            )
+        clip = clip[:most]
 
         def give(session: Any) -> None:
             if use == "extend":
@@ -170,7 +180,7 @@ def build_app(engine: Engine, access: Access, limits: Limits) -> FastAPI:
             stream.source_ends = True
 
         await asyncio.wrap_future(engine.ask(stream, give))
-        return {"frames": len(clip), "seconds": round(len(clip) / model.cfg.fps, 2)}
+        return {"frames": len(clip), "seconds": round(len(clip) / model.cfg.fps, 2), "cut": cut}
 
     @app.post("/api/sessions/{session}/movie")
     async def make_movie(session: str, start: int = 0, stop: int | None = None, suffix: str = ".mp4") -> dict[str, Any]:
@@ -364,6 +374,9 @@ class Server(uvicorn.Server):
     async def _leave(self) -> None:
         with contextlib.suppress(Exception):
             await asyncio.to_thread(self.engine.drain, DRAIN_SECONDS)
+        end = self._loop.time() + SAVE_SECONDS  # pages are told, and fetch what they show
+        while self._loop.time() < end and any(stream.unsaved for stream in list(self.engine.streams.values())):
+            await asyncio.sleep(0.05)
         await asyncio.sleep(0.3)  # the last words to every page
         self.should_exit = True
 

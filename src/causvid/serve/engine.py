@@ -161,6 +161,7 @@ class Engine:
 
         def rewind(session: Session) -> Work:
             yield from session.rewind_passes(max(0, session.num_chunks - keep))
+            stream.reel = None  # it would show what is no more
             stream.shown_until = time.monotonic()
             stream.epoch += 1
             stream.tell("rewound", {"chunks": session.num_chunks})

@@ -83,6 +83,7 @@ class Stream(Lane):
     inbox: deque[np.ndarray] = field(default_factory=deque)  # frames to restyle, from other threads
     source_ends: bool = False  # it was a file: what cannot fill a chunk ends it
     reel: Iterator[Shown] | None = None  # a replay that is being shown
+    saved: bool = False  # its page has fetched it since the server began to leave
     _command: Done | None = None
     _began: float = 0.0
 
@@ -93,6 +94,11 @@ class Stream(Lane):
     @property
     def watched(self) -> bool:
         return self.listener is not None
+
+    @property
+    def unsaved(self) -> bool:
+        """Somebody would lose something if the server went now."""
+        return self.watched and not self.saved and self.session.num_chunks > 0
 
     @property
     def active(self) -> bool:

@@ -27,10 +27,13 @@ export class Stream extends EventTarget {
     this.session = session;
     this.state = null;
     this.queue = []; // pictures that wait to be shown
+    this.unsent = []; // what was asked while there was no connection
     this.digests = []; // of every chunk that was made, by number
     this.replayed = [];
     this.prompts = [];
     this.kinds = [];
+    this.lengths = []; // of every chunk, in frames
+    this.replaying = false;
     this.shown = { chunk: -1, frame: -1, of: 1 };
     this.times = []; // when the last pictures were shown
     this.waitingFor = null; // a prompt that was sent, and when
@@ -57,9 +60,10 @@ export class Stream extends EventTarget {
     if (token) query.set("token", token);
     this.socket = new WebSocket(`${location.origin.replace(/^http/, "ws")}/ws?${query}`);
     this.socket.binaryType = "arraybuffer";
-    this.unsent = [];
+    const playing = this.state?.playing; // a stream that nobody watches pauses
     this.socket.onopen = () => {
       this.retry = 500;
+      if (playing) this.send("play");
       this.unsent.splice(0).forEach((message) => this.socket.send(message));
       this.tell("connected");
     };
@@ -78,7 +82,7 @@ export class Stream extends EventTarget {
 
   put(message) {
     if (this.socket.readyState === WebSocket.OPEN) this.socket.send(message);
-    else if (this.socket.readyState === WebSocket.CONNECTING) this.unsent.push(message);
+    else if (!this.closed && this.unsent.length < 100) this.unsent.push(message);
   }
 
   async sendPicture(type, blob, about = {}) {
@@ -95,6 +99,7 @@ export class Stream extends EventTarget {
     this.digests = [];
     this.prompts = [];
     this.kinds = [];
+    this.lengths = [];
     this.startedAt = performance.now();
     this.waitingFor = { prompt, at: performance.now(), first: true };
     this.send("open", { prompt, ...options });
@@ -130,6 +135,7 @@ export class Stream extends EventTarget {
       const list = news.kind === "replay" ? this.replayed : this.digests;
       list[news.chunk] = news.digest;
       this.prompts[news.chunk] = news.prompt;
+      this.lengths[news.chunk] = news.frames;
       if (news.kind !== "replay") this.kinds[news.chunk] = news.kind;
       this.latest = news;
     } else if (news.type === "rewound") {
@@ -137,10 +143,15 @@ export class Stream extends EventTarget {
       this.digests.length = Math.min(this.digests.length, news.chunks);
       this.prompts.length = Math.min(this.prompts.length, news.chunks);
       this.kinds.length = Math.min(this.kinds.length, news.chunks);
+      this.lengths.length = Math.min(this.lengths.length, news.chunks);
+      this.replaying = false;
       this.shown = { chunk: news.chunks - 1, frame: 0, of: 1 };
     } else if (news.type === "replaying") {
       this.clear();
       this.replayed = [];
+      this.replaying = true;
+    } else if (news.type === "replayed") {
+      this.replaying = false;
     } else if (news.type === "ended" && this.session) {
       this.session = null;
     }
@@ -157,6 +168,8 @@ export class Stream extends EventTarget {
       const ready = await picture.catch(() => null);
       if (ready && generation === this.generation) this.queue.push({ ...about, picture: ready });
       else ready?.close();
+      const most = 2.5 * this.about.chunk;
+      while (this.queue.length > most) this.queue.shift().picture.close(); // late, or nobody looks: the newest count
     });
   }
 
@@ -166,8 +179,6 @@ export class Stream extends EventTarget {
 
   show(now) {
     if (!this.queue.length || this.held) return;
-    const most = 2.5 * this.about.chunk;
-    while (this.queue.length > most) this.queue.shift().picture.close(); // late: the newest pictures count
     const interval = 1000 / this.rate;
     if (now < this.due - 2) return;
     this.due = Math.max(this.due + interval, now - interval);

@@ -8,7 +8,7 @@ import { Timeline } from "./timeline.js";
 
 const $ = (id) => document.getElementById(id);
 const MODES = {
-  recache: "The past is seen under the new words: they take hold at once, the look stays.",
+  recache: "The past is seen under the new words; the look stays.",
   keep: "The past stays as it is; the picture follows within two seconds.",
   flush: "The past is forgotten, and a new shot begins.",
 };
@@ -24,7 +24,7 @@ const gauges = {
 const camera = new Camera($("camera-view"), about);
 const panes = [];
 let chosen = null;
-let recordingFrom = null;
+let recording = null; // the stream, and from which chunk on
 
 function refuse(error) {
   say(error.message);
@@ -119,9 +119,15 @@ class Pane {
       const known = replayed.flatMap((digest, chunk) => (digests[chunk] ? [digest === digests[chunk]] : []));
       const equal = known.length > 0 && known.every(Boolean);
       if (equal) say(`Replayed ${known.length} chunks, equal to the last bit.`, true);
+      else if (known.length) say(`Replayed ${known.length} chunks, ${known.filter((same) => !same).length} of them not as they were.`);
     });
     on("rewound", () => this.mark(null));
-    for (const kind of ["full", "slow", "limit", "error", "replaced", "draining"]) on(kind, ({ message }) => say(message));
+    for (const kind of ["full", "slow", "limit", "error", "replaced"]) on(kind, ({ message }) => say(message));
+    on("understood", ({ notes }) => say(notes.join(" ")));
+    on("draining", ({ message }) => {
+      say(message);
+      if (this.stream.session) saveTake(this.stream).catch((error) => say(error.message));
+    });
     on("ended", () => status("bad", "this session has ended"));
     on("lost", () => status("bad", "connection lost, trying again"));
     on("connected", () => this.showState(this.stream.state));
@@ -164,6 +170,8 @@ class Pane {
     this.root.remove();
     this.timeline.root.remove();
     panes.splice(panes.indexOf(this), 1);
+    if (camera.on && camera.target === this.stream) stopCamera();
+    if (!panes.length) new Pane();
     choose(panes[0]);
     remember();
   }
@@ -196,7 +204,7 @@ function showPrompt(text) {
   const { stream } = chosen;
   if (!stream.session) return stream.open(text, options());
   const blend = mode() === "flush" ? 0 : Number($("blend").value);
-  if (text !== stream.state?.prompt) stream.setPrompt(text, mode(), blend);
+  if (text !== stream.state?.prompt || mode() === "flush") stream.setPrompt(text, mode(), blend);
   if (!stream.state?.playing) stream.send("play");
   if (stream.state) stream.state.prompt = text;
   markQuick();
@@ -241,10 +249,22 @@ function toggle() {
     if (!box.value) box.value = words.surprise("");
     return showPrompt(box.value);
   }
+  if (stream.replaying) {
+    stream.replaying = false;
+    chosen.mark(null);
+    return stream.send("pause");
+  }
   return stream.send(stream.state?.playing ? "pause" : "play");
 }
 
-const back = (chunks) => chosen.stream.session && chosen.rewind(Math.max(0, chosen.stream.shown.chunk + 1 - chunks));
+function back(chunks) {
+  const { stream } = chosen;
+  if (!stream.session) return;
+  const to = Math.max(0, stream.shown.chunk + 1 - chunks);
+  if (stream.replaying) stream.send("replay", { start: to }); // shown again from there; nothing is taken away
+  else chosen.rewind(to);
+}
+
 const fork = () => panes.length < 3 ? chosen.stream.send("fork") : say("Close a fork first: three are side by side.");
 
 function download(blob, name) {
@@ -253,31 +273,40 @@ function download(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 30000);
 }
 
-const save = attempt(async () => {
-  const answer = await api(`/api/sessions/${chosen.stream.session}/take`);
-  download(await answer.blob(), `causvid-${chosen.stream.state.seed}.take`);
+async function saveTake(stream) {
+  const answer = await api(`/api/sessions/${stream.session}/take`);
+  download(await answer.blob(), `causvid-${stream.state.seed}.take`);
   say("Saved. Open the take here or with causvid take.", true);
-});
+}
+
+const save = attempt(() => saveTake(chosen.stream));
 
 const record = attempt(async () => {
-  const { stream } = chosen;
-  if (recordingFrom === null) {
-    recordingFrom = Math.max(0, stream.shown.chunk);
+  const label = $("record").querySelector("span");
+  if (recording === null) {
+    const { stream } = chosen;
+    if (!stream.session) return;
+    recording = { stream, from: Math.max(0, stream.shown.chunk) };
     $("record").setAttribute("aria-pressed", "true");
-    $("record").querySelector("span").textContent = "Stop";
+    label.textContent = "Stop";
     return;
   }
-  const query = new URLSearchParams({ start: recordingFrom, stop: Math.max(recordingFrom + 1, stream.shown.chunk + 1) });
-  recordingFrom = null;
+  const { stream, from } = recording;
+  recording = null;
   $("record").setAttribute("aria-pressed", "false");
-  const label = $("record").querySelector("span");
-  let job = await (await api(`/api/sessions/${stream.session}/movie?${query}`, { method: "POST" })).json();
-  while (job.state === "waiting" || job.state === "running") {
-    label.textContent = `${Math.round(job.progress * 100)} %`;
-    await new Promise((wake) => setTimeout(wake, 250));
-    job = await (await api(`/api/jobs/${job.job}`)).json();
+  const start = Math.max(0, Math.min(from, stream.shown.chunk));
+  const query = new URLSearchParams({ start, stop: stream.shown.chunk + 1 });
+  let job;
+  try {
+    job = await (await api(`/api/sessions/${stream.session}/movie?${query}`, { method: "POST" })).json();
+    while (job.state === "waiting" || job.state === "running") {
+      label.textContent = `${Math.round(job.progress * 100)} %`;
+      await new Promise((wake) => setTimeout(wake, 250));
+      job = await (await api(`/api/jobs/${job.job}`)).json();
+    }
+  } finally {
+    label.textContent = "Record";
   }
-  label.textContent = "Record";
   if (job.state !== "done") throw new Error(job.error ?? "the movie was not made");
   download(await (await api(job.result)).blob(), "causvid.mp4");
 });
@@ -286,12 +315,25 @@ const record = attempt(async () => {
 
 const strength = () => ($("motion").checked ? "motion" : Number($("strength").value));
 
+// The first news of a stream that was asked for: its state, or why there is none.
+function opened(stream) {
+  return new Promise((done, fail) => {
+    const ends = new AbortController();
+    const once = (kind, action) =>
+      stream.addEventListener(kind, (news) => (ends.abort(), action(news)), { signal: ends.signal });
+    once("state", done);
+    for (const kind of ["full", "error", "limit", "lost"]) {
+      once(kind, ({ detail }) => fail(new Error(detail?.message ?? "the connection was lost; try again")));
+    }
+  });
+}
+
 async function ensureStream() {
   const { stream } = chosen;
   if (!stream.session) {
     if (!box.value) box.value = words.surprise("");
     stream.open(box.value, { ...options(), play: false });
-    await new Promise((done) => stream.addEventListener("state", done, { once: true }));
+    await opened(stream);
   }
   return stream;
 }
@@ -303,18 +345,21 @@ const animate = attempt(async (file) => {
 });
 
 const useVideo = attempt(async (file) => {
+  $("video-choice").returnValue = "";
   $("video-choice").showModal();
   const use = await new Promise((done) => $("video-choice").addEventListener("close", () => done($("video-choice").returnValue), { once: true }));
   if (!use) return;
   const stream = await ensureStream();
-  await giveVideo(stream.session, file, use, strength(), about.limits);
+  const taken = await giveVideo(stream.session, file, use, strength(), about.limits);
+  if (taken.cut) say(`Only the first ${taken.seconds} seconds of this video are followed.`);
   stream.send("play");
 });
 
 const openTake = attempt(async (file) => {
-  const opened = await (await api("/api/takes", { method: "POST", body: file })).json();
   const old = chosen;
-  const pane = new Pane(opened.session);
+  if (old.stream.session && panes.length >= 3) throw new Error("close a fork first: three are side by side");
+  const taken = await (await api("/api/takes", { method: "POST", body: file })).json();
+  const pane = new Pane(taken.session);
   if (!old.stream.session) old.close();
   pane.stream.addEventListener("state", () => pane.stream.send("replay"), { once: true });
 });
@@ -328,16 +373,22 @@ function useFile(file) {
 
 const toggleCamera = attempt(async () => {
   if (camera.on) {
-    camera.stop();
-    chosen.stream.send("source", { strength: null });
+    stopCamera();
   } else {
     const stream = await ensureStream();
+    camera.target = stream;
     await camera.start((blob) => stream.socket.bufferedAmount < 1 << 18 && stream.sendPicture("frame", blob));
     stream.send("source", { strength: strength() });
     stream.send("play");
+    $("camera").setAttribute("aria-pressed", "true");
   }
-  $("camera").setAttribute("aria-pressed", String(camera.on));
 });
+
+function stopCamera() {
+  camera.stop();
+  camera.target.send("source", { strength: null });
+  $("camera").setAttribute("aria-pressed", "false");
+}
 
 function sendStrength() {
   showOutputs();
@@ -385,6 +436,7 @@ function buildSettings() {
     change({ seed: Number($("seed").value) });
   });
   $("restart").addEventListener("click", () => {
+    if (camera.on && camera.target === chosen.stream) stopCamera();
     chosen.stream.send("close");
     chosen.stream.session = null;
     box.value = box.value || words.surprise("");
@@ -472,7 +524,7 @@ document.addEventListener("drop", (event) => {
 });
 
 setInterval(() => {
-  for (const pane of panes) pane.timeline.show(pane.stream, pane === chosen ? recordingFrom : null);
+  for (const pane of panes) pane.timeline.show(pane.stream, pane.stream === recording?.stream ? recording.from : null);
 }, 100);
 setInterval(() => chosen?.stream.state?.playing && gauges.fps.add(chosen.stream.framesPerSecond), 500);
 

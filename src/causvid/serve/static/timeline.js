@@ -15,16 +15,20 @@ export class Timeline {
     this.track.addEventListener("mousemove", (event) => {
       const chunk = this.chunkAt(event.clientX);
       this.root.querySelector(".hover").style.left = `${(100 * chunk) / this.length}%`;
-      this.label.textContent = `back to ${clock(chunk * this.seconds)}`;
+      this.label.textContent = `back to ${clock(this.secondsUntil(chunk))}`;
     });
     this.track.addEventListener("mouseleave", () => (this.label.textContent = ""));
     this.track.addEventListener("click", (event) => onrewind(this.chunkAt(event.clientX)));
     this.length = 1;
+    this.lengths = [];
     this.drawn = "";
   }
 
-  get seconds() {
-    return this.about.chunk / this.about.fps;
+  // The first chunk of a shot may be shorter; of chunks from before this page was opened nothing is known.
+  secondsUntil(chunk) {
+    let frames = 0;
+    for (let before = 0; before < Math.floor(chunk); before++) frames += this.lengths[before] ?? this.about.chunk;
+    return (frames + (chunk % 1) * (this.lengths[Math.floor(chunk)] ?? this.about.chunk)) / this.about.fps;
   }
 
   chunkAt(x) {
@@ -33,6 +37,7 @@ export class Timeline {
   }
 
   show(stream, recordingFrom) {
+    this.lengths = stream.lengths;
     this.count = Math.max(stream.prompts.length, stream.state?.chunks ?? 0);
     this.length = Math.max(20, Math.ceil((this.count * 1.15) / 5) * 5);
     const runs = [];
@@ -62,7 +67,7 @@ export class Timeline {
     const { chunk, frame, of } = stream.shown;
     const at = Math.max(0, chunk + (frame + 1) / of);
     this.root.querySelector(".played").style.left = `calc(${(100 * Math.min(at, this.length)) / this.length}% - 1px)`;
-    this.root.querySelector(".end").textContent = clock(at * this.seconds);
+    this.root.querySelector(".end").textContent = clock(this.secondsUntil(at));
     const strip = this.root.querySelector(".recording");
     strip.hidden = recordingFrom === null;
     if (recordingFrom !== null) {
