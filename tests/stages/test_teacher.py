@@ -32,7 +32,7 @@ from causvid.stages.teacher import (
     flow_loss,
     weigh_figures,
 )
-from causvid.tensor_files import read_tensors
+from causvid.tensor_files import read_file, read_tensors, write_tensors
 from causvid.text.vista import VistaText, VistaTextConfig
 from causvid.training import parallel
 from causvid.training.optim import OptimConfig
@@ -258,6 +258,25 @@ def test_starting_from_another_run(data, tmp_path):
     for module in (again.teacher, again.ema.averages):
         for name, value in module.state_dict().items():
             torch.testing.assert_close(value, averages[name], rtol=0, atol=0)
+
+
+def test_starting_from_finished_weights(data, tmp_path):
+    """What a run hands on, or a package holds, in whatever precision: another run goes on from it in float32."""
+    weights = teacher.train(config(data), tmp_path / "first", steps=3, world=WORLD)
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    for name in ("teacher", "text"):
+        state, about = read_file(weights / f"{name}.safetensors")
+        write_tensors(shipped / f"{name}.safetensors", state, about, torch.bfloat16)
+    again = Sitting(config(data, init=str(shipped)), tmp_path / "second", torch.device("cpu"), WORLD)
+    for network, name in ((again.teacher.model, "teacher"), (again.teacher.text, "text")):
+        given = read_tensors(shipped / f"{name}.safetensors")
+        for key, value in network.named_parameters():
+            assert value.dtype == torch.float32 and value.requires_grad
+            assert torch.equal(value, given[key].float())
+    again.take_step(0.5)
+    with pytest.raises(UserError, match="not a checkpoint"):
+        Sitting(config(data, init=str(tmp_path)), tmp_path / "third", torch.device("cpu"), WORLD)
 
 
 def test_a_diverging_run_stops_in_words(data, tmp_path):

@@ -31,7 +31,14 @@ from causvid.shapes import FrameSigma, Latents, Velocity, Video
 from causvid.tensor_files import load_strictly, read_tensors
 from causvid.text.vista import VistaText, VistaTextConfig
 from causvid.training import parallel
-from causvid.training.checkpoint import Checkpoint, load_checkpoint, read_checkpoint, save_checkpoint, write_weights
+from causvid.training.checkpoint import (
+    MANIFEST,
+    Checkpoint,
+    load_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+    write_weights,
+)
 from causvid.training.cpu import compile_blocks, fast_training
 from causvid.training.ema import EMA
 from causvid.training.monitors import LossBySigma
@@ -95,7 +102,8 @@ class TeacherConfig:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     compile: bool = False
     seed: int = 0
-    init: str | None = None  # a checkpoint folder whose averaged weights to start from
+    # What to start from: the averages of a run's checkpoint (its folder), or a folder of finished weights
+    init: str | None = None
     # An encoder that the stage `text` wrote: it is used as it is. Trained with the network, at the network's rate, it
     # forgot within thousands of steps what it had learnt (docs/log.md). None: a new one, trained with the network.
     text_init: str | None = None
@@ -216,6 +224,15 @@ class Teacher(nn.Module):
         self.model = VideoDiT(cfg.model)
         self.text = VistaText(cfg.text, vocabulary)
 
+    def start_from(self, folder: Path) -> None:
+        if not (folder / "teacher.safetensors").exists() or (folder / MANIFEST).exists():
+            load_checkpoint(read_checkpoint(folder), modules={"ema": self}, optimizers={})
+            return
+        for network, name in ((self.model, "teacher"), (self.text, "text")):
+            file = folder / f"{name}.safetensors"
+            state = {key: value.float() for key, value in read_tensors(file).items()}
+            load_strictly(network, state, str(file))
+
     def shard(self) -> Teacher:
         parallel.shard(self.model, self.model.blocks)
         parallel.shard(self.text)
@@ -252,12 +269,13 @@ class Sitting:
         self.weights = run_dir / "weights"
         self.run = Run(run_dir, cfg, data=" ".join(pool.identity for pool in self.pools))
         torch.manual_seed(cfg.seed)
-        self.teacher = Teacher(cfg, world.vocabulary).to(device)
+        self.teacher = Teacher(cfg, world.vocabulary)
         if cfg.init is not None:
-            load_checkpoint(read_checkpoint(Path(cfg.init)), modules={"ema": self.teacher}, optimizers={})
+            self.teacher.start_from(Path(cfg.init))
         if cfg.text_init is not None:
             load_strictly(self.teacher.text, read_tensors(Path(cfg.text_init)), cfg.text_init)
             self.teacher.text.requires_grad_(False)
+        self.teacher.to(device)
         self.ema = EMA(deepcopy(self.teacher).shard(), cfg.ema_decay)
         self.teacher.shard()
         block = self.teacher.model.blocks[cfg.align_layer]
