@@ -44,10 +44,11 @@ class Case:
         return (self.height // self.cfg.patch) * (self.width // self.cfg.patch)
 
 
+PLAIN = replace(VISTA_DIT, in_channels=16, landmarks=0, overlap=0)  # what diffusers can make, too
 CASES = {
-    "vista": Case(VISTA_DIT, 8, 14),
-    "512": Case(replace(VISTA_DIT, width=512, ffn_width=2048, num_heads=8, num_layers=8), 16, 28),
-    "1024": Case(replace(VISTA_DIT, width=1024, ffn_width=4096, num_heads=16, num_layers=4), 16, 28),
+    "vista": Case(PLAIN, 8, 14),
+    "512": Case(replace(PLAIN, width=512, ffn_width=2048, num_heads=8, num_layers=8), 16, 28),
+    "1024": Case(replace(PLAIN, width=1024, ffn_width=4096, num_heads=16, num_layers=4), 16, 28),
 }
 
 

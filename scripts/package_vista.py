@@ -11,7 +11,6 @@ import argparse
 import hashlib
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from causvid.bundle import SPEC_FILE, ModelConfig, TeacherSampling
 from causvid.checkpoints import load_dit
 from causvid.codecs.vista import VistaCodec
 from causvid.export import save_original
-from causvid.presets import VISTA_DIT, VISTA_STUDENT, VISTA_STUDENT_FRAMEWISE
+from causvid.presets import VISTA_STUDENT, VISTA_STUDENT_FRAMEWISE
 from causvid.rollout import RolloutConfig
 from causvid.text.vista import VistaText
 
@@ -62,8 +61,7 @@ def main() -> None:
         VistaCodec.load(codec)  # or it is refused
         shutil.copyfile(codec, out / "codec.safetensors")
     if options.teacher:
-        # runs of before weight files carried their configuration have the preset's
-        teacher = load_dit(options.teacher / "teacher.safetensors", overrides=asdict(VISTA_DIT))
+        teacher = load_dit(options.teacher / "teacher.safetensors")
         save_original(teacher, out / "teacher.safetensors", dtype=torch.bfloat16)
         VistaText.load(options.teacher / "text.safetensors").save(out / "text.safetensors")
         how = spec(options.guidance, VISTA_STUDENT_FRAMEWISE if options.framewise else VISTA_STUDENT)

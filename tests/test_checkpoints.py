@@ -173,6 +173,10 @@ def test_islands_stay_in_float32_and_plain_has_none(dit, state, tmp_path):
         assert torch.equal(p, state[name].to(p.dtype))
     plain = load_dit(tmp_path / "a.safetensors", dtype=torch.bfloat16, precision="plain")
     assert {p.dtype for p in plain.parameters()} == {torch.bfloat16}
+    says_islands = load_dit(tmp_path / "a.safetensors", few_steps=True)
+    save_file(state, tmp_path / "silent.safetensors")  # a student of others', which says nothing
+    silent = load_dit(tmp_path / "silent.safetensors", few_steps=True, overrides={"num_heads": dit.cfg.num_heads})
+    assert (says_islands.cfg.precision, silent.cfg.precision) == ("islands", "plain")
 
 
 def test_loading_into_a_live_network_keeps_its_parameters(state):
@@ -342,13 +346,21 @@ def contents(folder):
     return {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
-def test_landmarks_are_read_back_and_diffusers_has_none(tmp_path):
-    marked = random_dit(replace(TINY, in_channels=4 + 3, landmarks=4))
+@pytest.mark.parametrize("ours", [{"in_channels": 4 + 3, "landmarks": 4}, {"overlap": 1}])
+def test_landmarks_and_overlap_are_read_back_and_diffusers_has_none(tmp_path, ours):
+    marked = random_dit(replace(TINY, **ours))
     save_original(marked, tmp_path / "marked.safetensors")
-    assert load_dit(tmp_path / "marked.safetensors").cfg == marked.cfg
+    again = load_dit(tmp_path / "marked.safetensors")
+    assert again.cfg == marked.cfg and torch.equal(again.patch_embedding.weight, marked.patch_embedding.weight)
     with pytest.raises(UserError, match="diffusers does not make"):
         save_diffusers(marked, tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
+
+
+def test_an_overlap_that_the_weights_do_not_have_is_told(dit, tmp_path):
+    save_original(dit, tmp_path / "plain.safetensors")
+    with pytest.raises(UserError, match="of 2 latents a side cannot overlap by 1"):
+        load_dit(tmp_path / "plain.safetensors", overrides={"overlap": 1})
 
 
 @pytest.mark.parametrize("save", [save_diffusers, save_original])

@@ -57,6 +57,11 @@ def test_unknown_keys_in_files_are_errors_at_any_depth():
         config.from_json(Stage, {})
 
 
+def test_what_was_written_before_a_field_existed_is_completed():
+    assert config.completed(Stage, {"name": "x", "steps": 3}) == config.to_json(Stage("x", 3))
+    assert config.completed(Stage, {"name": "x", "gone": 3}) == {"name": "x", "gone": 3}
+
+
 def test_difference():
     a, b = config.to_json(Stage("x")), config.to_json(Stage("x", optim=Optim(2e-4)))
     assert config.difference(a, b) == {"optim.lr": (1e-4, 2e-4)}

@@ -68,6 +68,7 @@ def load_dit(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     precision: Precision | None = None,
+    few_steps: bool = False,
     overrides: Mapping[str, Any] | None = None,
     prefer: Iterable[str] = GENERATORS,
 ) -> VideoDiT:
@@ -75,14 +76,14 @@ def load_dit(
 
     dtype: None keeps what the file has. With `islands`, what `is_island` names stays in float32 (time path, modulation,
     norms, head).
-    precision: None is `plain` for a student's `.pt` file (how those are trained and sampled), else `islands`, unless
-    the file itself says.
+    precision: None is what the file itself says; if it does not, `plain` for a student's `.pt` file and what is known
+    to make videos in few steps (how those are trained and sampled), else `islands`.
     overrides: fields of VideoDiTConfig that neither config.json nor the shapes tell rightly.
     """
     checkpoint = read_checkpoint(path, prefer=prefer)
     hints = checkpoint.hints | dict(overrides or {})
     if precision is None and "precision" not in hints:
-        precision = "plain" if checkpoint.entry in ("generator_ema", "generator") else "islands"
+        precision = "plain" if few_steps or checkpoint.entry in ("generator_ema", "generator") else "islands"
     cfg = config_from_state(checkpoint.state, hints, source=checkpoint.source)
     if precision is not None:
         cfg = replace(cfg, precision=precision)
@@ -265,11 +266,8 @@ def config_from_state(
     try:
         patch = state["patch_embedding.weight"]
         width, in_channels, *kernel = patch.shape
-        side = kernel[-1] - 2 * hints.get("overlap", 0)
-        if side < 1:
-            raise UserError(
-                f"{source}: tokens cannot overlap by {hints['overlap']} in patches of {kernel[-1]}; correct overlap."
-            )
+        overlap = hints.get("overlap", 0)
+        side = max(kernel[-1] - 2 * overlap, 1)
         seen = {
             "width": width,
             "ffn_width": state["blocks.0.ffn.0.weight"].shape[0],
@@ -282,6 +280,10 @@ def config_from_state(
         }
     except (KeyError, ValueError, IndexError):
         raise UserError(f"{source} is not a Wan video transformer: it {guess(state)}.") from None
+    if kernel[-1] <= 2 * overlap:
+        raise UserError(
+            f"{source}: tokens of {kernel[-1]} latents a side cannot overlap by {overlap}; correct overlap."
+        )
     wrong = [
         f"{name} {hints[name]} (weights: {seen[name]})" for name in seen if hints.get(name, seen[name]) != seen[name]
     ]

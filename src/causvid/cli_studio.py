@@ -191,6 +191,8 @@ def take_render(
     from causvid.take import Take
 
     media.check_output(out)
+    if teacher and (student or lora):
+        raise UserError("--student and --lora are of the student, and --teacher does not use it: leave one of them out")
     recorded, loaded = Take.load(take), load_model(model, device, student, recipe, lora)
     if teacher:
         shown = (piece.frames for piece in render.render_with_teacher(recorded, loaded, strength=strength, steps=steps))

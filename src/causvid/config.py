@@ -35,6 +35,14 @@ def from_json(cls: type[C], values: dict[str, Any], *, source: str = "the config
         raise UserError(f"{source}: {path}: {first['msg'].lower()}, got {first['input']!r}") from None
 
 
+def completed(cls: type, values: dict[str, Any]) -> dict[str, Any]:
+    """What was written before some fields existed, with their defaults; as it is, if `cls` no longer fits."""
+    try:
+        return to_json(from_json(cls, values))
+    except UserError:
+        return values
+
+
 def override(cfg: C, assignments: Iterable[str]) -> C:
     """Apply `path.to.field=value`; values are read as JSON where they parse as JSON, as words otherwise."""
     values = to_json(cfg)

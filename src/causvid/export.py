@@ -38,10 +38,10 @@ def save_diffusers(
     state: weights to write in place of the model's own, such as their moving average (original names).
     dtype: None keeps each tensor's.
     """
-    if model.cfg.landmarks:
+    if model.cfg.landmarks or model.cfg.overlap:
         raise UserError(
-            "this network is told rows, columns and frames by channels that diffusers does not make; "
-            "write it in the original layout, which causvid reads."
+            "this network is told rows, columns and frames by channels that diffusers does not make, or its tokens see "
+            "beyond their patches; write it in the original layout, which causvid reads."
         )
     folder = Path(folder)
     named = {to_diffusers(name): tensor for name, tensor in _weights(model, state).items()}

@@ -54,7 +54,7 @@ def load(
         model.resize(*size)
     if student is not None:
         path = Path(student)
-        model.student_source = lambda: place.settle(load_dit(path, precision="plain"))
+        model.student_source = lambda: place.settle(load_dit(path, few_steps=True))
     if lora:
         model.apply_lora(lora)
     return model

@@ -52,7 +52,8 @@ class Squares(BoxCodec):
         rng = np.random.default_rng(seed)
         frames = rng.integers(0, 256, (num_latents, 4, 4, 3), dtype=np.uint8)
         truth = rng.integers(0, 5, (num_latents, 2, 2), dtype=np.uint8)
-        return Clip(frames, ["red car", "blue car"], truth)
+        motion = rng.integers(-9, 9, (num_latents, 2, 2, 2), dtype=np.int8)
+        return Clip(frames, ["red car", "blue car"], truth, motion)
 
     def encode(self, video: torch.Tensor) -> torch.Tensor:
         return torch.cat([video, video[:, :, :1]], dim=2)

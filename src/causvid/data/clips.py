@@ -230,6 +230,10 @@ class Pool:
     def __len__(self) -> int:
         return len(self._places)
 
+    @property
+    def tells_motion(self) -> bool:
+        return len(self.motions) == len(self.latents)
+
     def batch(self, position: int, size: int, num_frames: int, seed: int) -> Batch:
         """Clips number `position` ... of an endless sequence that visits every clip once per epoch, in an order that
         the epoch decides. Clips are cut to their first `num_frames`: the first latent frame of a clip is unlike others.

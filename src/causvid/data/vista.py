@@ -178,10 +178,10 @@ FACTS: dict[str, tuple[str, ...]] = {
 def told_facts(number: int, split: str) -> tuple[str, tuple[int, ...]]:
     """A caption of scene `number` of a split, and the number of the answer to every question of FACTS.
 
-    Every other one is short, as people write them."""
+    Every other one to learn from is short, as people write them."""
     scene = vista.sample_scene(number, "val" if split == "paraphrase" else split)
     drop = DROP
-    if number % 2:
+    if split == "train" and number % 2:
         scene, drop = replace(scene, second=None, events=()), SHORT_DROP
     text, said = describe(scene, number, split, drop)
     shown = {name: vars(scene)[name] for name in ("biome", "light", "weather", "hero", "colour", "motion", "camera")}

@@ -386,6 +386,7 @@ def describe(stream: Stream) -> dict[str, Any]:
         "type": "state",
         "session": stream.id,
         "playing": stream.playing,
+        "replaying": stream.reel is not None,
         "prompt": session.prompt,
         "first_prompt": session.history.events[0].value["text"],
         "seed": now.seed,

@@ -61,6 +61,7 @@ class Run:
     def __init__(self, folder: Path, cfg: Any, *, data: str) -> None:
         """`data` names what it learns from, down to the bytes; a change of it is told, not refused."""
         self.folder, self.data = folder, data
+        self._cfg_type = type(cfg)
         self.config = config.to_json(cfg)
         self.commit = commit_of_package()
         self.console = Console(stderr=True, quiet=not parallel.is_first())
@@ -93,7 +94,7 @@ class Run:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         file = self.folder / "config.json"
         if file.exists():
-            changes = config.difference(json.loads(file.read_text()), self.config)
+            changes = config.difference(config.completed(self._cfg_type, json.loads(file.read_text())), self.config)
             if changes:
                 path, (before, now) = next(iter(changes.items()))
                 raise UserError(

@@ -28,6 +28,7 @@ export class Stream extends EventTarget {
     this.state = null;
     this.queue = []; // pictures that wait to be shown
     this.unsent = []; // what was asked while there was no connection
+    this.ready = false; // the server has said where this session is
     this.digests = []; // of every chunk that was made, by number
     this.replayed = [];
     this.prompts = [];
@@ -60,15 +61,15 @@ export class Stream extends EventTarget {
     if (token) query.set("token", token);
     this.socket = new WebSocket(`${location.origin.replace(/^http/, "ws")}/ws?${query}`);
     this.socket.binaryType = "arraybuffer";
-    const playing = this.state?.playing; // a stream that nobody watches pauses
+    if (this.state?.playing) this.playsOn = true; // a stream that nobody watches pauses
     this.socket.onopen = () => {
       this.retry = 500;
-      if (playing) this.send("play");
-      this.unsent.splice(0).forEach((message) => this.socket.send(message));
+      if (!this.session) this.catchUp();
       this.tell("connected");
     };
     this.socket.onmessage = ({ data }) => (typeof data === "string" ? this.hear(JSON.parse(data)) : this.receive(data));
     this.socket.onclose = () => {
+      this.ready = false;
       if (this.closed) return;
       this.tell("lost");
       this.retry = Math.min(8000, (this.retry ?? 500) * 1.7);
@@ -76,12 +77,24 @@ export class Stream extends EventTarget {
     };
   }
 
+  get online() {
+    return this.ready && this.socket.readyState === WebSocket.OPEN;
+  }
+
+  catchUp() {
+    if (this.ready) return;
+    this.ready = true;
+    if (this.playsOn) this.send("play");
+    this.playsOn = false;
+    this.unsent.splice(0).forEach((message) => this.put(message));
+  }
+
   send(type, message = {}) {
     this.put(JSON.stringify({ type, ...message }));
   }
 
   put(message) {
-    if (this.socket.readyState === WebSocket.OPEN) this.socket.send(message);
+    if (this.online) this.socket.send(message);
     else if (!this.closed && this.unsent.length < 100) this.unsent.push(message);
   }
 
@@ -131,6 +144,12 @@ export class Stream extends EventTarget {
       if (this.session !== news.session && this.session) this.clear();
       this.session = news.session;
       this.state = news;
+      if (this.replaying && !news.replaying) {
+        this.clear(); // back to where the stream itself is
+        this.shown = { chunk: news.chunks - 1, frame: 0, of: 1 };
+      }
+      this.replaying = news.replaying;
+      this.catchUp();
     } else if (news.type === "chunk") {
       const list = news.kind === "replay" ? this.replayed : this.digests;
       list[news.chunk] = news.digest;
@@ -152,8 +171,11 @@ export class Stream extends EventTarget {
       this.replaying = true;
     } else if (news.type === "replayed") {
       this.replaying = false;
-    } else if (news.type === "ended" && this.session) {
-      this.session = null;
+    } else if (news.type === "ended") {
+      this.session = this.state = null;
+      this.unsent = [];
+      this.playsOn = false;
+      this.catchUp();
     }
     this.tell(news.type, news);
   }

@@ -139,6 +139,7 @@ class Pane {
     const playing = Boolean(state?.playing);
     $("play").classList.toggle("paused", !playing);
     $("play").setAttribute("aria-label", playing ? "Pause" : "Play");
+    if (!state?.replaying) this.mark(null);
     status(playing ? "live" : "", playing ? "live" : state ? (state.parked ? "parked" : "paused") : "ready");
     for (const id of ["back", "fork", "replay", "record", "save"]) $(id).disabled = !state;
     if (!state) return;
@@ -160,9 +161,11 @@ class Pane {
     this.root.append(tag);
   }
 
+  // Back to a chunk: of a replay, it is shown again from there; of a stream, what came after is taken away.
   rewind(chunk) {
     choose(this);
-    this.stream.rewind(chunk);
+    if (this.stream.replaying) this.stream.send("replay", { start: Math.max(0, Math.min(chunk, this.stream.state.chunks - 1)) });
+    else this.stream.rewind(chunk);
   }
 
   close() {
@@ -249,22 +252,10 @@ function toggle() {
     if (!box.value) box.value = words.surprise("");
     return showPrompt(box.value);
   }
-  if (stream.replaying) {
-    stream.replaying = false;
-    chosen.mark(null);
-    return stream.send("pause");
-  }
-  return stream.send(stream.state?.playing ? "pause" : "play");
+  return stream.send(stream.state?.playing || stream.replaying ? "pause" : "play");
 }
 
-function back(chunks) {
-  const { stream } = chosen;
-  if (!stream.session) return;
-  const to = Math.max(0, stream.shown.chunk + 1 - chunks);
-  if (stream.replaying) stream.send("replay", { start: to }); // shown again from there; nothing is taken away
-  else chosen.rewind(to);
-}
-
+const back = (chunks) => chosen.stream.session && chosen.rewind(Math.max(0, chosen.stream.shown.chunk + 1 - chunks));
 const fork = () => panes.length < 3 ? chosen.stream.send("fork") : say("Close a fork first: three are side by side.");
 
 function download(blob, name) {
@@ -377,7 +368,7 @@ const toggleCamera = attempt(async () => {
   } else {
     const stream = await ensureStream();
     camera.target = stream;
-    await camera.start((blob) => stream.socket.bufferedAmount < 1 << 18 && stream.sendPicture("frame", blob));
+    await camera.start((blob) => stream.online && stream.socket.bufferedAmount < 1 << 18 && stream.sendPicture("frame", blob));
     stream.send("source", { strength: strength() });
     stream.send("play");
     $("camera").setAttribute("aria-pressed", "true");
