@@ -24,7 +24,7 @@ VISTA_DIT = VideoDiTConfig(
     eps=1e-6,
     precision="islands",
     landmarks=21,
-    overlap=0,
+    overlap=1,
 )
 VISTA_DIT_WIDE = replace(VISTA_DIT, width=384, ffn_width=1536, num_heads=6, num_layers=12)  # for a GPU
 

@@ -9,7 +9,7 @@ import { Timeline } from "./timeline.js";
 const $ = (id) => document.getElementById(id);
 const MODES = {
   recache: "The past is seen under the new words; the look stays.",
-  keep: "The past stays as it is; the picture follows within two seconds.",
+  keep: "The past stays as it is; the picture follows within a second or two.",
   flush: "The past is forgotten, and a new shot begins.",
 };
 
