@@ -216,6 +216,8 @@ def test_diversity_is_a_ratio_to_the_renderer(untrained):
     same = [clips[0]] * 3
     measured = measure_diversity([(prompt.caption, clips, clips), (prompt.caption, same, clips)], untrained)
     assert measured.made[0]["open entropy"] == measured.true[0]["open entropy"]
+    of_all = "pixels of all clips"
+    assert measured.made[0][of_all] == measured.true[0][of_all] > 0 == measured.made[1][of_all]
     assert json.dumps(measured.to_json())
 
 
@@ -237,6 +239,7 @@ def test_only_clips_that_show_what_was_asked_count_as_diverse(untrained):
 
     assert spread([sample(0, True), sample(2, True), sample(90, False)])["state"] == 2
     assert np.isnan(spread([sample(0, True), sample(9, False)])["state"])
+    assert spread([sample(0, True), sample(9, False)], whatever=True)["state"] == 9
     caption = "at noon, a duck bobs up and down on the sea in the rain, static camera, with a red bird nearby"
     varied = [sample(0, True, c) for c in ("red", "blue", "red", "blue")]
     assert open_entropy(varied, caption) == pytest.approx(np.log(2) / np.log(4))  # only the colour is open

@@ -1,7 +1,8 @@
 """How different are clips of one prompt? Per prompt: marginal distances hardly notice a collapse inside prompts.
 
 Errors also look like diversity, so only clips that show what was asked are counted, and every number is given as a
-ratio to rendered clips of the same caption, whose layouts are drawn from the world's own prior.
+ratio to rendered clips of the same caption, whose layouts are drawn from the world's own prior. A model that often errs
+leaves few clips to count, so the same of all clips stands beside it, whatever they show.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +18,7 @@ from causvid.evaluate.judges import Reading
 from causvid.evaluate.scoring import Instruments
 
 SPACES = ("state", "quality", "pixels")
+ANY = "{} of all clips"
 FREE = ("biome", "light", "weather", "colour", "motion", "camera", "second")
 
 
@@ -52,9 +54,9 @@ def take_sample(instruments: Instruments, caption: str, frames: np.ndarray) -> S
     )
 
 
-def spread(samples: Sequence[Sample]) -> dict[str, float]:
-    """Mean pairwise distance per space; NaN if fewer than two clips show what was asked."""
-    good = [s for s in samples if s.right]
+def spread(samples: Sequence[Sample], *, whatever: bool = False) -> dict[str, float]:
+    """Mean pairwise distance per space; NaN if fewer than two show what was asked (`whatever`: are there)."""
+    good = [s for s in samples if s.right or whatever]
     if len(good) < 2:
         return {space: float("nan") for space in SPACES}
     return {space: distribution.mean_pairwise_distance(np.stack([s.vectors[space] for s in good])) for space in SPACES}
@@ -82,7 +84,7 @@ class Diversity:
 
     def summary(self) -> dict[str, Any]:
         """Ratios to the truth, prompt by prompt, with 95 % intervals over prompts."""
-        names = (*SPACES, "open entropy")
+        names = (*SPACES, *map(ANY.format, SPACES), "open entropy")
         ratios = {name: [_ratio(m[name], t[name]) for m, t in zip(self.made, self.true)] for name in names}
         out: dict[str, Any] = {
             f"{name} ratio": stats.bootstrap(values, 2000)._asdict() for name, values in ratios.items()
@@ -112,8 +114,12 @@ def measure_diversity(
         captions.append(caption)
         for side, frames in ((made, clips), (true, renders)):
             samples = [take_sample(instruments, caption, f) for f in frames]
-            side.append(spread(samples) | {"open entropy": open_entropy(samples, caption),
-                                           "right": float(np.mean([s.right for s in samples]))})  # fmt: skip
+            of_all = {ANY.format(space): distance for space, distance in spread(samples, whatever=True).items()}
+            shares = {
+                "open entropy": open_entropy(samples, caption),
+                "right": float(np.mean([s.right for s in samples])),
+            }
+            side.append(spread(samples) | of_all | shares)
         if on_prompt is not None:
             on_prompt(number)
     return Diversity(captions, made, true)

@@ -22,7 +22,7 @@ from causvid.atomic import whole_file
 from causvid.bundle import SPEC_FILE, Model, Place
 from causvid.checkpoints import load_dit
 from causvid.errors import UserError
-from causvid.evaluate.diversity import SPACES, Diversity, measure_diversity
+from causvid.evaluate.diversity import ANY, SPACES, Diversity, measure_diversity
 from causvid.evaluate.drift import Drift, measure_drift
 from causvid.evaluate.making import Maker, kept, long_streams, seeds_of_a_prompt, student_maker, teacher_maker
 from causvid.evaluate.protocol import NUM_FRAMES, Prompt, another_truth, fingerprint, through_codec, truth
@@ -139,6 +139,8 @@ class Result:
             else:
                 told = ", ".join(f"{name} {_told(ratio)}" for name, ratio in ratios.items())
                 lines.append(f"distance between seeds over the ground truth's: {told}; {counted}")
+            of_all = ", ".join(f"{name} {_told(summary[f'{ANY.format(name)} ratio'])}" for name in SPACES)
+            lines.append(f"the same of all clips, whatever they show: {of_all}")
         return lines
 
     def to_json(self) -> dict[str, Any]:
