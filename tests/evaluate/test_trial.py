@@ -106,7 +106,8 @@ def test_drift_and_diversity_are_in_the_report(open_trial, untrained, tmp_path):
     assert len(saved["drift"]["curves"]["IQ*"]) == 3
     assert len(saved["diversity"]["prompts"]) == 1
     assert set(saved["beside"]) == {trial.CEILING, trial.FLOOR}
-    assert len(result.told()) == 5
+    told = result.told()
+    assert len(told) == 6 and "of all clips" in told[-1] and "nan" not in told[-1]
     assert (tmp_path / "trial/drift.png").exists() and (tmp_path / "trial/sheet.png").exists()
 
 
