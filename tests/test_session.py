@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from causvid.cache import CachePolicy
 from causvid.errors import UserError
+from causvid.noise import chunk_noise
 from causvid.render import render, render_with_teacher, verify
 from causvid.rollout import Rollout
 from causvid.session import Session
@@ -41,10 +42,10 @@ def everything(session):
     out += chunks(session, 4)
     session.set_prompt("it snows", mode="recache")
     out += chunks(session, 2)
-    session.restyle(0.8)
+    session.restyle(0.8, of="a lamp")
     session.push(CLIP)
     out += chunks(session, 1)
-    session.restyle("motion")
+    session.restyle("motion", of=None)
     out += chunks(session, 1)
     session.restyle(None)
     session.change(steps=2, seed=11)
@@ -117,9 +118,9 @@ def _video(frames):
     return torch.from_numpy(frames).permute(0, 3, 1, 2)[None].float() / 127.5 - 1
 
 
-def test_restyling_is_a_step_from_the_noised_source(model):
+def test_drawing_anew_is_a_step_from_the_noised_source(model):
     session = model.session("a red car", seed=2)
-    session.restyle(0.7)
+    session.restyle(0.7, of=None)
     assert session.num_missing_frames == 9 and not session.can_step
     with pytest.raises(UserError, match="9 frames and 0 have come"):
         session.next_chunk()
@@ -135,11 +136,42 @@ def test_restyling_is_a_step_from_the_noised_source(model):
     assert torch.equal(session.take().sources[0], start)
 
 
+@pytest.mark.parametrize("of", ["a blue bus", ""])
+def test_an_edit_adds_to_the_source_what_tells_the_prompts_apart(model, of):
+    session = model.session("a red car", seed=2)
+    session.restyle(0.7, of=of)
+    session.push(CLIP)
+    first, second = chunks(session, 2)
+    network, prompt = model.need_student(), model.embed(["a red car"])
+    shown = model.embed([of]) if of else model.no_text()
+    source = model.codec.encode(_video(CLIP[:9]))
+
+    def estimate(x, eps, sigma, text):
+        level = torch.full(x.shape[:2], sigma)
+        x_t = (1 - sigma) * x + sigma * eps
+        return x_t - sigma * network(x_t, level, text)
+
+    x = source
+    with torch.no_grad():
+        for step, sigma in enumerate((0.7, *(s for s in model.cfg.rollout.sigmas if 0 < s < 0.7))):
+            eps = chunk_noise(2, 0, step, tuple(x.shape[1:]))[None]
+            x = source + estimate(x, eps, sigma, prompt) - estimate(source, eps, sigma, shown)
+    assert (first.latents - x).abs().max() < 1e-5
+    assert (x - source).abs().max() > 1e-2 and second.kind == "restyled"
+
+
+def test_an_edit_that_asks_for_what_is_there_changes_nothing(model):
+    session = model.session("a red car", seed=2)
+    session.restyle(1.0, of="a red car")
+    session.push(CLIP[:9])
+    assert torch.allclose(session.next_chunk().latents, model.codec.encode(_video(CLIP[:9])), atol=1e-5)
+
+
 def test_a_source_that_joins_later_stays_in_step(model):
     """Frame i of the source decides frame i of what comes out: here shown by a strength of nearly 0."""
     session = model.session("a red car")
     session.next_chunk()
-    session.restyle(1e-4)
+    session.restyle(1e-4, of=None)
     session.push(CLIP[:24])
     frames = np.concatenate([chunk.frames for chunk in chunks(session, 2)])
     assert frames.shape[0] == 24
@@ -249,6 +281,7 @@ def test_a_larger_window_is_filled_from_the_chunks_of_the_shot(model):
         (lambda s: s.change(steps="many"), "whole number"),
         (lambda s: s.change(seed=0.5), "whole number"),
         (lambda s: s.restyle(1.5), "at most 1"),
+        (lambda s: s.restyle(0.5, of=3), "in words"),
         (lambda s: s.push(CLIP), "restyle"),
         (lambda s: s.rewind(1), "cannot go back"),
         (lambda s: s.begin_with_image(IMAGE.astype(float)), "uint8"),

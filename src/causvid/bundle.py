@@ -118,7 +118,7 @@ class Model:
             return sample.guided(self.need_teacher(), text, None, 1)
         if self._guide is None and self.guide_source is not None:
             self._guide = self.guide_source()
-        return sample.guided(self.need_teacher(), text, self._empty(), guidance, self._guide)
+        return sample.guided(self.need_teacher(), text, self.no_text(), guidance, self._guide)
 
     # ---- text --------------------------------------------------------------------------------------------------
 
@@ -131,6 +131,12 @@ class Model:
         """Prompts, checked and understood, as the rows a network reads."""
         texts = [self.understand(prompt).text for prompt in prompts]
         return self.text(texts).to(device=self.device, dtype=self.dtype)
+
+    def no_text(self) -> Text:
+        """What a network reads where nothing is said."""
+        if self._no_text is None:
+            self._no_text = self.text([self.cfg.no_prompt]).to(device=self.device, dtype=self.dtype)
+        return self._no_text
 
     @torch.no_grad()
     def remember(self, prompt: str) -> TextMemory:
@@ -201,11 +207,6 @@ class Model:
         factor = self.codec.time_factor
         frames = max(1, round(seconds * self.cfg.fps))
         return num_latent_frames(1 + -(-(frames - 1) // factor) * factor, factor)
-
-    def _empty(self) -> Text:
-        if self._no_text is None:
-            self._no_text = self.text([self.cfg.no_prompt]).to(device=self.device, dtype=self.dtype)
-        return self._no_text
 
     # ---- weights -----------------------------------------------------------------------------------------------
 

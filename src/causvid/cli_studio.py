@@ -89,9 +89,13 @@ def restyle(
     video: Annotated[Path, typer.Argument(help="The video to follow.")],
     prompt: PromptOption,
     out: OutOption = Path("out.mp4"),
+    of: Annotated[
+        str, typer.Option(help="What the video shows, if you can tell: where the prompt says otherwise it is changed.")
+    ] = "",
+    redraw: Annotated[bool, typer.Option("--redraw", help="Draw it anew, as for sketches.")] = False,
     strength: Annotated[
-        str, typer.Option(help="How far to leave it: above 0 (keep) to 1 (ignore), or 'motion'.")
-    ] = "0.6",
+        str, typer.Option(help="How far to leave it: a number above 0 and at most 1, or 'motion'.")
+    ] = "0.9",
     model: ModelOption = "vista",
     seed: SeedOption = 0,
     device: DeviceOption = None,
@@ -103,11 +107,13 @@ def restyle(
     from causvid import media
 
     media.check_output(out)
+    if of and redraw:
+        raise UserError("--redraw keeps nothing that --of could tell of; leave out one of them.")
     loaded = load_model(model, device, student, recipe, lora)
-    tell_understood(loaded, [prompt])
+    tell_understood(loaded, [prompt, of] if of.strip() else [prompt])
     frames = media.read_video(video, loaded.cfg.fps)
     session = loaded.session(prompt, seed=seed)
-    session.restyle(strength if strength == "motion" else _number(strength))
+    session.restyle(strength if strength == "motion" else _number(strength), of=None if redraw else of)
     stream_to_file(session, out, len(frames) / loaded.cfg.fps, feed=_feeder(session, frames))
     typer.echo(out)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from causvid.errors import UserError
 from causvid.shapes import Latents
@@ -21,6 +21,7 @@ class Next:
     kind: Kind
     latents: Latents | None = None
     strength: float | None = None
+    of: str | None = None  # what the source shows, where it is edited
     motion: float | None = None  # of the source, smoothed
 
 
@@ -28,7 +29,7 @@ class Next:
 class Inputs:
     waiting: deque[Event] = field(default_factory=deque)  # asked for, in force from the next chunk on
     given: deque[Latents] = field(default_factory=deque)  # chunks that need not be made
-    scripted: deque[tuple[Latents, float]] = field(default_factory=deque)  # of a take made again: from, strength
+    scripted: deque[Next] = field(default_factory=deque)  # chunks of a take made again
     source: Source | None = None
 
     def copy(self) -> Inputs:
@@ -71,12 +72,11 @@ class Inputs:
         if self.given:
             return Next("given", self.given.popleft(), motion=now.motion)
         if self.scripted:
-            latents, strength = self.scripted.popleft()
-            return Next("restyled", latents, strength, now.motion)
+            return replace(self.scripted.popleft(), motion=now.motion)
         if self.source is None:
             return Next("made", motion=now.motion)
         latents, motion = self.source.take(num_latents, shot_begins)
         if isinstance(now.strength, MotionStrength):
             strength, smooth = now.strength.next(motion, now.motion)
-            return Next("restyled", latents, strength, smooth)
-        return Next("restyled", latents, now.strength, now.motion)
+            return Next("restyled", latents, strength, now.of, smooth)
+        return Next("restyled", latents, now.strength, now.of, now.motion)

@@ -41,8 +41,7 @@ def render(take: Take, model: Model, **options: Any) -> Iterator[Chunk]:
         if note.kind == "given" and starts[place] == made:
             session.give(take.latents[place])
         elif note.kind == "restyled":
-            assert note.strength is not None
-            session.follow(take.sources[place], note.strength)
+            session.follow(take.sources[place], note)
         chunk = session.next_chunk()
         made += chunk.latents.shape[1]
         yield chunk
@@ -92,8 +91,7 @@ def verify(take: Take, model: Model) -> Verdict:
         if note.kind == "given":
             session.give(recorded)
         elif note.kind == "restyled":
-            assert note.strength is not None
-            session.follow(take.sources[index], note.strength)
+            session.follow(take.sources[index], note)
         made = session.next_chunk().latents.cpu()
         if note.kind == "given":
             continue

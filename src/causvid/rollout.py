@@ -68,6 +68,28 @@ def denoise_passes(
     return x
 
 
+def edit_passes(
+    source: Latents,
+    of: Text | TextMemory,
+    sigmas: Sequence[float],
+    text: Text | TextMemory,
+    draw: Draw,
+    past: Past | PastOfMany | None,
+) -> Passes[Latents]:
+    """A clean chunk that shows `of` -> one that shows `text`, alike where the two agree.
+
+    At each level both chunks are noised alike, and the source changes by what the network tells them apart by: its
+    mistakes about the source cancel out (after InfEdit's consistency model, Xu et al. 2024). The source is seen alone,
+    so no second cache is kept."""
+    x = source
+    for step, sigma in enumerate(sigmas[:-1]):
+        level, eps = torch.full(x.shape[:2], sigma, device=x.device), draw(step).to(x)
+        was, now = flow.add_noise(source, eps, level), flow.add_noise(x, eps, level)
+        known = flow.x0_from_velocity(was, (yield Pass(was, level, of, None)), level)
+        x = source + flow.x0_from_velocity(now, (yield Pass(now, level, text, past)), level) - known
+    return x
+
+
 def commit_passes(x0: Latents, text: Text | TextMemory, past: Past | PastOfMany) -> Passes[None]:
     """The clean pass: fill the chunk's slots with keys of its final frames and make it part of the past."""
     yield Pass(x0, torch.zeros(x0.shape[:2], device=x0.device), text, past)
@@ -195,21 +217,24 @@ class Rollout:
         text: Text | TextMemory,
         *,
         start: Latents | None = None,
+        of: Text | TextMemory | None = None,
         sigmas: Sequence[float] | None = None,
         noise: Latents | None = None,
     ) -> Latents:
         """The next chunk, given the prompt in force. Hands it out uncommitted.
 
         `sigmas` replaces the step list of this chunk. `start` is a clean chunk to begin from, noised to sigmas[0]
-        (video-to-video). `noise` replaces the noise that the seed gives.
+        (video-to-video); with `of`, the words for what it shows, it is edited and not drawn anew. `noise` replaces the
+        noise that the seed gives.
         """
-        return drive(self.model, self.step_passes(text, start=start, sigmas=sigmas, noise=noise))
+        return drive(self.model, self.step_passes(text, start=start, of=of, sigmas=sigmas, noise=noise))
 
     def step_passes(
         self,
         text: Text | TextMemory,
         *,
         start: Latents | None = None,
+        of: Text | TextMemory | None = None,
         sigmas: Sequence[float] | None = None,
         noise: Latents | None = None,
     ) -> Passes[Latents]:
@@ -219,11 +244,17 @@ class Rollout:
         shape = (self.cfg.chunk_size(at_start), *self.latent_shape)
         levels = tuple(sigmas or self.cfg.chunk_sigmas(at_start))
         x = self._noise(shape, 0) if noise is None else noise.to(device=self.device, dtype=self.dtype)
-        if start is not None:
-            level = torch.full(x.shape[:2], levels[0], device=self.device)
-            x = flow.add_noise(start.to(x), x, level)
         past = self.cache.at_hand(x.shape[1])
-        x0 = yield from denoise_passes(x, levels, text, lambda draw: self._noise(shape, draw), past)
+
+        def draw(number: int) -> Tensor:
+            return x if number == 0 else self._noise(shape, number)
+
+        if start is not None and of is not None:
+            x0 = yield from edit_passes(start.to(x), of, levels, text, draw, past)
+        else:
+            if start is not None:
+                x = flow.add_noise(start.to(x), x, torch.full(x.shape[:2], levels[0], device=self.device))
+            x0 = yield from denoise_passes(x, levels, text, draw, past)
         self._pending = Made(x0, text, self.chunk_index)
         self.chunk_index += 1
         return x0

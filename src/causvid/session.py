@@ -30,7 +30,7 @@ from causvid.history import (
     leave_out,
     rebuild_passes,
 )
-from causvid.inputs import Inputs
+from causvid.inputs import Inputs, Next
 from causvid.models.dit import TextMemory
 from causvid.pixels import frames_from_video, video_from_frames
 from causvid.rollout import Passes, Rollout, drive
@@ -40,6 +40,7 @@ from causvid.situation import (
     Situation,
     StreamOptions,
     check_settings,
+    read_of,
     read_options,
     read_prompt,
     read_strength,
@@ -93,6 +94,7 @@ class Session:
         self._began = time.monotonic()
         self._inputs = Inputs()
         self._texts: tuple[Text, TextMemory] | None = None
+        self._source_text: tuple[str, TextMemory] | None = None
         self.now = Situation.start(start, self._embed)
         self.now.options.apply(model.cfg.rollout)  # refuse what cannot be run now, not at the first chunk
         model.need_student()
@@ -119,22 +121,23 @@ class Session:
         text = self._remember(self.now.words.rows)
         coming = self._inputs.take(self.now, self.rollout.cfg.chunk_size(self._shot_begins), self._shot_begins)
         self.now = replace(self.now, motion=coming.motion)
-        source, sigmas = None, None
+        source, of, sigmas = None, None, None
         if coming.kind == "restyled":
             assert coming.latents is not None and coming.strength is not None
             source = self._to_device(coming.latents)
             sigmas = levels_from(coming.strength, self.rollout.cfg.chunk_sigmas(self._shot_begins))
+            of = None if coming.of is None else self._remember_source(coming.of)
         if coming.kind == "given":
             assert coming.latents is not None
             latents = coming.latents
             yield from self.rollout.feed_passes(latents, text)
         else:
-            latents = yield from self.rollout.step_passes(text, start=source, sigmas=sigmas)
+            latents = yield from self.rollout.step_passes(text, start=source, of=of, sigmas=sigmas)
         clock.lap("denoise")
         frames = frames_from_video(self._decode(latents))
         clock.lap("decode")
         self.now, drift = self.now.with_look(latents)
-        note = ChunkNote(coming.kind, latents.shape[1], self._shot_begins, coming.strength, self.exact)
+        note = ChunkNote(coming.kind, latents.shape[1], self._shot_begins, coming.strength, coming.of, self.exact)
         self._shot_begins = False
         self.history.add(Record(note, latents.cpu(), self.now, source))
         self._keep_moment()
@@ -205,18 +208,22 @@ class Session:
         self._give(chunks, "video")
         return len(chunks)
 
-    def restyle(self, strength: float | str | None, *, limit: int | None = None) -> None:
-        """From the next chunk on, follow the frames that `push` brings, noised to `strength` (in (0, 1], or 'motion').
+    def restyle(self, strength: float | str | None = 0.9, *, of: str | None = "", limit: int | None = None) -> None:
+        """From the next chunk on, follow the frames that `push` brings.
 
-        The past of the stream is kept. A second call changes the strength, None ends it. `limit` is how many frames
-        may wait before the oldest are dropped.
+        `of` tells what they show, as far as is known: what the prompt says otherwise is changed, all else stays. With
+        None they are drawn anew, which is right for sketches. `strength` is the noise level to begin at (in (0, 1], or
+        'motion'): the higher, the more may change. The past of the stream is kept. A second call changes these, a
+        strength of None ends it. `limit` is how many frames may wait before the oldest are dropped.
         """
-        read_strength(strength)
+        words = None if read_strength(strength) is None else read_of(of)
+        if words is not None:
+            self._remember_source(words)  # refuse hopeless words now
         if strength is None:
             self._inputs.source = None
         elif self._inputs.source is None:
             self._inputs.source = Source(self.model.codec, self._size, limit)
-        self._ask("source", {"strength": strength})
+        self._ask("source", {"strength": strength, "of": words})
 
     def push(self, frames: np.ndarray) -> None:
         """Frames to restyle, one [H, W, 3] or several [F, H, W, 3], of any size."""
@@ -290,7 +297,7 @@ class Session:
 
     def park(self) -> None:
         """Free the cache of a stream that nobody watches. It goes on later as if nothing had been."""
-        self._rollout = self._texts = None
+        self._rollout = self._texts = self._source_text = None
         self.history.moments.clear()
 
     @property
@@ -372,9 +379,9 @@ class Session:
         """The next chunk that is not given yet, as latents."""
         self._inputs.given.append(self._to_device(latents))
 
-    def follow(self, source: Latents, strength: float) -> None:
+    def follow(self, source: Latents, note: ChunkNote) -> None:
         """Restyle this in the next chunk that has none yet."""
-        self._inputs.scripted.append((source, strength))
+        self._inputs.scripted.append(Next("restyled", source, note.strength, note.of))
 
     def amend(self, latents: Latents) -> None:
         """Go on from these latents in place of those that were made last."""
@@ -401,6 +408,13 @@ class Session:
         if self._texts is None or self._texts[0] is not rows:
             self._texts = rows, self.model.need_student().project_text(rows)
         return self._texts[1]
+
+    @torch.no_grad()
+    def _remember_source(self, of: str) -> TextMemory:
+        if self._source_text is None or self._source_text[0] != of:
+            rows = self._embed(of) if of.strip() else self.model.no_text()
+            self._source_text = of, self.model.need_student().project_text(rows)
+        return self._source_text[1]
 
     @torch.no_grad()
     def _decode(self, latents: Latents) -> Video:

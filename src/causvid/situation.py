@@ -73,6 +73,7 @@ class Situation:
     seed: int
     options: StreamOptions
     strength: float | MotionStrength | None = None  # None: nothing is restyled
+    of: str | None = None  # what the source shows, as far as is said; None: it is drawn anew
     motion: float | None = None  # of the source, smoothed
     look: Tensor | None = field(default=None, compare=False)  # statistics that drift is measured from
 
@@ -97,7 +98,8 @@ class Situation:
             options = read_options(asdict(self.options) | {k: v for k, v in value.items() if k != "seed"})
             return replace(self, seed=seed, options=options)
         if event.kind == "source":
-            return replace(self, strength=read_strength(value.get("strength")), motion=None)
+            strength, of = read_strength(value.get("strength")), read_of(value.get("of"))
+            return replace(self, strength=strength, of=of, motion=None)
         return replace(self, look=None)  # a cut
 
     def with_look(self, latents: Latents) -> tuple[Situation, float]:
@@ -163,3 +165,10 @@ def read_strength(value: Any) -> float | MotionStrength | None:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
         return float(value)
     raise UserError(f"a strength is a number above 0 and at most 1, or 'motion'; got {value!r}")
+
+
+def read_of(value: Any) -> str | None:
+    """What a source shows, in words, '' where nobody says, or None for one that is drawn anew."""
+    if value is None or isinstance(value, str):
+        return value
+    raise UserError(f"what a source shows is told in words; got {value!r}")

@@ -53,6 +53,7 @@ class ChunkNote:
     num_latents: int
     begins_shot: bool = False  # the decoder starts afresh with it
     strength: float | None = None  # noise level from which it was restyled
+    of: str | None = None  # what its source was said to show, where that was edited
     exact: bool = True  # computed as if alone, so that computing it again gives the same bits
 
 

@@ -16,6 +16,7 @@ from causvid.text import clean_prompt
 
 VISTA = "vista"
 FIRST_SCENE = 2_000_000_000  # after the scenes that pools of clips are made of
+CLIPS_THAT_CHANGE = 1_000_000  # are left to pools, before those that only their captions are wanted of
 
 Prompts = Callable[[int], str]  # number -> prompt; never ends
 
@@ -36,13 +37,17 @@ def one_prompt(prompt: str) -> Script:
 Scripts = Callable[[int], Script]
 
 
-def read_scripts(source: str, seed: int, changing: float) -> Scripts:
-    """`changing`: the share of Vista's clips that are told of what changes when it happens, not from the start."""
+def read_scripts(source: str, seed: int, changing: float, foretold: float = 0.0) -> Scripts:
+    """`changing`: the share of Vista's clips that are told of what changes when it happens, not from the start.
+    `foretold`: the share of those that are told from the start of a change that shows everywhere."""
     prompts = read_prompts(source, seed)
 
     def script(number: int) -> Script:
-        if source == VISTA and mix(seed, number) % 1000 < 1000 * changing:
+        drawn = mix(seed, number) % 1000
+        if source == VISTA and drawn < 1000 * changing:
             return vista_script(number)
+        if source == VISTA and drawn < 1000 * (changing + foretold):
+            return one_prompt(vista_change(number))
         return one_prompt(prompts(number))
 
     return script
@@ -68,6 +73,14 @@ def vista_caption(number: int) -> str:
 
     scene_seed = FIRST_SCENE + number
     return vista.caption(vista.sample_scene(scene_seed), mix(scene_seed), "train")
+
+
+def vista_change(number: int) -> str:
+    from causvid.data.vista import FIRST_CHANGING, changing_scene
+    from causvid.worlds import vista
+
+    seed = FIRST_CHANGING + CLIPS_THAT_CHANGE + number
+    return vista.caption(changing_scene(seed), mix(seed), "train")
 
 
 def lines_of(file: Path, seed: int) -> Prompts:

@@ -153,8 +153,10 @@ def build_app(engine: Engine, access: Access, limits: Limits) -> FastAPI:
         return {"session": opened.id, "chunks": len(take.chunks)}
 
     @app.post("/api/sessions/{session}/video")
-    async def give_video(request: Request, session: str, use: str = "extend", strength: str = "0.7") -> dict[str, Any]:
-        """A video file to extend, or to restyle."""
+    async def give_video(
+        request: Request, session: str, use: str = "extend", strength: str = "0.9", of: str = "", redraw: bool = False
+    ) -> dict[str, Any]:
+        """A video file to extend, or to restyle: where it shows something else than `of`, or all of it anew."""
         stream = await _find(engine, session)
         if use not in ("extend", "restyle"):
             raise UserError(f"a video is used to 'extend' or to 'restyle', not to '{use}'")
@@ -175,7 +177,7 @@ def build_app(engine: Engine, access: Access, limits: Limits) -> FastAPI:
                 session.extend(clip)
                 return
             session.restyle(None)
-            session.restyle("motion" if strength == "motion" else wanted)
+            session.restyle("motion" if strength == "motion" else wanted, of=None if redraw else of)
             session.push(clip)
             stream.source_ends = True
 

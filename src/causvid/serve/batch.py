@@ -33,7 +33,8 @@ class RowByRow(TorchFunctionMode):
 
 def fits(a: Pass, b: Pass) -> bool:
     """Whether two passes can be part of one batch."""
-    return a.x.shape[1:] == b.x.shape[1:] and _num_text_rows(a) == _num_text_rows(b)
+    same_kind = (a.past is None) == (b.past is None)
+    return same_kind and a.x.shape[1:] == b.x.shape[1:] and _num_text_rows(a) == _num_text_rows(b)
 
 
 @torch.no_grad()
@@ -43,12 +44,12 @@ def answer(model: VideoDiT, passes: Sequence[Pass], batching: Batching) -> list[
         return [passes[0].run(model)]
     texts = [p.text if isinstance(p.text, TextMemory) else model.project_text(p.text) for p in passes]
     pasts = [p.past for p in passes if isinstance(p.past, Past)]
-    assert len(pasts) == len(passes), "a pass of a stream looks back at one cache"
+    assert len(pasts) in (0, len(passes)), "passes look back at a cache each, or none does"
     whole = Pass(
         torch.cat([p.x for p in passes]),
         torch.cat([p.sigma for p in passes]),
         TextMemory.stack(texts),
-        PastOfMany(pasts),
+        PastOfMany(pasts) if pasts else None,
     )
     if batching == "fast":
         return list(whole.run(model).split(1))

@@ -288,10 +288,10 @@ class Viewer:
         self._tell_state()
 
     async def _do_source(self, message: dict[str, Any]) -> None:
-        strength = message.get("strength")
+        strength, of = message.get("strength"), message.get("of", "")
         limit = self.limits.source_chunks * self._chunk_frames()
         self._need_stream().inbox.clear()
-        await self._ask(lambda session: session.restyle(strength, limit=limit))
+        await self._ask(lambda session: session.restyle(strength, of=of, limit=limit))
         self._tell_state()
 
     async def _do_rewind(self, message: dict[str, Any]) -> None:

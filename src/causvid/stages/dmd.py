@@ -75,6 +75,7 @@ class DMDConfig:
     # self: the share of Vista's clips whose prompt changes on the way. Teacher and critic see the clip under its last
     # prompt, and judge what was made under that
     changing: float = 0.0
+    foretold: float = 0.0  # self: the share of Vista's clips whose one prompt tells of a change of light, weather or colour
     data: str | None = None  # data: folder of pools
     pool: str = "long"
     critic_updates: int = 5  # for each of the student (paper, section 5)
@@ -100,9 +101,14 @@ class DMDConfig:
             raise UserError("input=data noises real clips; set data to a folder of latents, or set input=self.")
         if self.input == "data" and self.student.first_sigmas:
             raise UserError("input=data knows one list of levels; leave out student.first_sigmas, or set input=self.")
-        if self.changing and (self.input == "data" or self.prompts != VISTA):
+        if (self.changing or self.foretold) and (self.input == "data" or self.prompts != VISTA):
             raise UserError(
-                "only Vista's own prompts can change on the way; set changing=0, or input=self prompts=vista."
+                "only Vista's own prompts can change on the way; set changing=0 foretold=0, or input=self prompts=vista."
+            )
+        if self.changing + self.foretold > 1:
+            raise UserError(
+                f"changing={self.changing} and foretold={self.foretold} are shares of the same clips; "
+                "let them sum to 1 at most."
             )
         if self.critic is not None and self.adapter is not None:
             raise UserError("a critic that is an adapter starts with the teacher's weights; leave out critic.")
@@ -236,7 +242,7 @@ class Sitting:
     def __init__(self, cfg: DMDConfig, run_dir: Path, device: torch.device, gallery: Gallery) -> None:
         self.cfg, self.device, self.gallery = cfg, device, gallery
         self.pool = Pool(Path(cfg.data), cfg.pool) if cfg.input == "data" and cfg.data else None
-        self.scripts = read_scripts(cfg.prompts, cfg.seed, cfg.changing) if self.pool is None else None
+        self.scripts = read_scripts(cfg.prompts, cfg.seed, cfg.changing, cfg.foretold) if self.pool is None else None
         self.run = Run(run_dir, cfg, data=self.pool.identity if self.pool else f"prompts {cfg.prompts}")
         self.run.status(str(memory_need(cfg, parallel.num_ranks())))
         torch.manual_seed(cfg.seed)
