@@ -146,16 +146,13 @@ def test_an_edit_adds_to_the_source_what_tells_the_prompts_apart(model, of):
     shown = model.embed([of]) if of else model.no_text()
     source = model.codec.encode(_video(CLIP[:9]))
 
-    def estimate(x, eps, sigma, text):
-        level = torch.full(x.shape[:2], sigma)
-        x_t = (1 - sigma) * x + sigma * eps
-        return x_t - sigma * network(x_t, level, text)
-
-    x = source
+    sigmas, x = (0.7, *(s for s in model.cfg.rollout.sigmas if s < 0.7)), source
     with torch.no_grad():
-        for step, sigma in enumerate((0.7, *(s for s in model.cfg.rollout.sigmas if 0 < s < 0.7))):
-            eps = chunk_noise(2, 0, step, tuple(x.shape[1:]))[None]
-            x = source + estimate(x, eps, sigma, prompt) - estimate(source, eps, sigma, shown)
+        for step, (sigma, after) in enumerate(zip(sigmas[:-1], sigmas[1:])):
+            level = torch.full(x.shape[:2], sigma)
+            noised = (1 - sigma) * source + sigma * chunk_noise(2, 0, step, tuple(x.shape[1:]))[None]
+            apart = network(noised + x - source, level, prompt) - network(noised, level, shown)
+            x = x + (after - sigma) * apart
     assert (first.latents - x).abs().max() < 1e-5
     assert (x - source).abs().max() > 1e-2 and second.kind == "restyled"
 

@@ -171,6 +171,7 @@ class Past:
     stop: int
     own: Tensor  # the chunk's token slots
     num_seen: int  # tokens attended to, from slot 0
+    alone: bool = False  # the chunk is seen at its place in time, but nothing before it
 
     @property
     def first_frames(self) -> list[int]:
@@ -181,6 +182,9 @@ class Past:
         return self.cache.dtype
 
     def look_back(self, layer: int, k_BLNE: Tensor, v_BLNE: Tensor) -> Iterator[Seen]:
+        if self.alone:
+            yield slice(None), k_BLNE.to(self.dtype), v_BLNE.to(self.dtype)
+            return
         keys, values = self.cache._keys[layer], self.cache._values[layer]
         if torch.is_grad_enabled() and (k_BLNE.requires_grad or v_BLNE.requires_grad):
             # In training the past is constant and the present carries gradients: the buffer stays untouched, so a

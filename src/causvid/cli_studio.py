@@ -95,7 +95,7 @@ def restyle(
     redraw: Annotated[bool, typer.Option("--redraw", help="Draw it anew, as for sketches.")] = False,
     strength: Annotated[
         str, typer.Option(help="How far to leave it: a number above 0 and at most 1, or 'motion'.")
-    ] = "0.9",
+    ] = "0.95",
     model: ModelOption = "vista",
     seed: SeedOption = 0,
     device: DeviceOption = None,

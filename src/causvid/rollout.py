@@ -74,19 +74,19 @@ def edit_passes(
     sigmas: Sequence[float],
     text: Text | TextMemory,
     draw: Draw,
-    past: Past | PastOfMany | None,
+    past: Past,
 ) -> Passes[Latents]:
     """A clean chunk that shows `of` -> one that shows `text`, alike where the two agree.
 
-    At each level both chunks are noised alike, and the source changes by what the network tells them apart by: its
-    mistakes about the source cancel out (after InfEdit's consistency model, Xu et al. 2024). The source is seen alone,
-    so no second cache is kept."""
-    x = source
-    for step, sigma in enumerate(sigmas[:-1]):
-        level, eps = torch.full(x.shape[:2], sigma, device=x.device), draw(step).to(x)
-        was, now = flow.add_noise(source, eps, level), flow.add_noise(x, eps, level)
-        known = flow.x0_from_velocity(was, (yield Pass(was, level, of, None)), level)
-        x = source + flow.x0_from_velocity(now, (yield Pass(now, level, text, past)), level) - known
+    Both chunks are noised alike, and the source goes along what the network tells them apart by, so that its mistakes
+    about the source cancel out (FlowEdit, Kulikov et al. 2024). The source is seen alone: no second cache is kept."""
+    x, alone = source, replace(past, alone=True)
+    for step, (sigma, sigma_next) in enumerate(zip(sigmas[:-1], sigmas[1:])):
+        level = torch.full(x.shape[:2], sigma, device=x.device)
+        noised = flow.add_noise(source, draw(step).to(x), level)
+        v_source = yield Pass(noised, level, of, alone)
+        v = yield Pass(noised + x - source, level, text, past)
+        x = x + (sigma_next - sigma) * (v - v_source)
     return x
 
 

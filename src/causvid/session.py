@@ -208,7 +208,7 @@ class Session:
         self._give(chunks, "video")
         return len(chunks)
 
-    def restyle(self, strength: float | str | None = 0.9, *, of: str | None = "", limit: int | None = None) -> None:
+    def restyle(self, strength: float | str | None = 0.95, *, of: str | None = "", limit: int | None = None) -> None:
         """From the next chunk on, follow the frames that `push` brings.
 
         `of` tells what they show, as far as is known: what the prompt says otherwise is changed, all else stays. With

@@ -160,9 +160,13 @@ def test_a_closed_dialog_does_nothing_and_the_last_pane_leaves_an_empty_one(page
 
 def test_camera(page):
     start(page, "a red car")
+    page.run("document.querySelector('#shows').value = 'a person at a desk'")
     page.click("#camera")
     page.wait("document.querySelector('#camera').ariaPressed === 'true'")
     page.wait(f"{STREAM}.kinds.filter(k => k === 'restyled').length >= 2")
+    page.run("document.querySelector('#redraw').click()")
+    page.wait(f"{STREAM}.state.events.some(e => e.kind === 'source' && e.of === 'a person at a desk')")
+    assert page.run("document.querySelector('#shows').disabled")
     page.click("#camera")
     page.wait(f"!{STREAM}.state.restyles")
 

@@ -155,9 +155,16 @@ def test_a_video_is_extended_or_restyled(server, tmp_path):
         assert http.post(f"/api/sessions/{session}/video?use=extend", content=body).json()["frames"] == 22
         client.send("play", pace=None)
         assert [c["kind"] for c in client.chunks(3)] == ["given", "given", "made"]
-        http.post(f"/api/sessions/{session}/video?use=restyle&strength=0.5", content=body).raise_for_status()
+        use = {"use": "restyle", "strength": 0.5, "of": "a blue bus"}
+        http.post(f"/api/sessions/{session}/video", params=use, content=body).raise_for_status()
         assert client.wait_for("chunk", kind="restyled")["strength"] == 0.5
         client.wait_for("chunk", kind="made")  # the file has ended, the stream has not
+        redrawn = {"use": "restyle", "redraw": True}
+        http.post(f"/api/sessions/{session}/video", params=redrawn, content=body).raise_for_status()
+        client.wait_for("chunk", kind="restyled")
+        (tmp_path / "a.take").write_bytes(http.get(f"/api/sessions/{session}/take").content)
+        events = Take.load(tmp_path / "a.take").events
+        assert [e.value["of"] for e in events if e.kind == "source" and e.value["strength"]] == ["a blue bus", None]
         for bad, match in [(b"no video", "not a video"), (b"", "not a video")]:
             answer = http.post(f"/api/sessions/{session}/video", content=bad)
             assert answer.status_code == 400 and match in answer.json()["error"]

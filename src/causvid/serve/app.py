@@ -154,7 +154,7 @@ def build_app(engine: Engine, access: Access, limits: Limits) -> FastAPI:
 
     @app.post("/api/sessions/{session}/video")
     async def give_video(
-        request: Request, session: str, use: str = "extend", strength: str = "0.9", of: str = "", redraw: bool = False
+        request: Request, session: str, use: str = "extend", strength: str = "0.95", of: str = "", redraw: bool = False
     ) -> dict[str, Any]:
         """A video file to extend, or to restyle: where it shows something else than `of`, or all of it anew."""
         stream = await _find(engine, session)

@@ -1,7 +1,8 @@
 """Many streams' passes as one batch.
 
 Two ways to compute it. `exact` multiplies row by row, so that every stream gets the bits it would get alone: matrix
-products may round otherwise when there are more rows, and everything else of the network keeps rows apart already.
+products may round otherwise when there are more rows, and everything else of the network keeps rows apart already (of
+widths that are multiples of 32: what fills no whole vector of the processor, elementwise functions may round otherwise).
 `fast` leaves the products whole; results then differ from a stream alone in their last bits, and takes say so.
 """
 
@@ -33,8 +34,7 @@ class RowByRow(TorchFunctionMode):
 
 def fits(a: Pass, b: Pass) -> bool:
     """Whether two passes can be part of one batch."""
-    same_kind = (a.past is None) == (b.past is None)
-    return same_kind and a.x.shape[1:] == b.x.shape[1:] and _num_text_rows(a) == _num_text_rows(b)
+    return a.x.shape[1:] == b.x.shape[1:] and _num_text_rows(a) == _num_text_rows(b)
 
 
 @torch.no_grad()
@@ -44,12 +44,12 @@ def answer(model: VideoDiT, passes: Sequence[Pass], batching: Batching) -> list[
         return [passes[0].run(model)]
     texts = [p.text if isinstance(p.text, TextMemory) else model.project_text(p.text) for p in passes]
     pasts = [p.past for p in passes if isinstance(p.past, Past)]
-    assert len(pasts) in (0, len(passes)), "passes look back at a cache each, or none does"
+    assert len(pasts) == len(passes), "a pass of a stream looks back at one cache"
     whole = Pass(
         torch.cat([p.x for p in passes]),
         torch.cat([p.sigma for p in passes]),
         TextMemory.stack(texts),
-        PastOfMany(pasts) if pasts else None,
+        PastOfMany(pasts),
     )
     if batching == "fast":
         return list(whole.run(model).split(1))

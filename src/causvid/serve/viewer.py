@@ -251,7 +251,7 @@ class Viewer:
         stream = await self.engine_call(self.engine.open(prompt, seed, options))
         stream.pace = pace
         self._attach(stream)
-        self._tell_understood(stream)
+        self._tell_understood(stream.session.prompt)
         if play:
             await self._do_play({})
 
@@ -275,7 +275,7 @@ class Viewer:
             message.get("blend", 0),
         )
         await self._ask(lambda session: session.set_prompt(text, mode, blend))
-        self._tell_understood(self._need_stream())
+        self._tell_understood(self._need_stream().session.prompt)
         self._tell_state()
 
     async def _do_set(self, message: dict[str, Any]) -> None:
@@ -292,6 +292,8 @@ class Viewer:
         limit = self.limits.source_chunks * self._chunk_frames()
         self._need_stream().inbox.clear()
         await self._ask(lambda session: session.restyle(strength, of=of, limit=limit))
+        if of and of.strip():
+            self._tell_understood(of)
         self._tell_state()
 
     async def _do_rewind(self, message: dict[str, Any]) -> None:
@@ -364,12 +366,11 @@ class Viewer:
             stream.touched = time.monotonic()
             self.engine.pause(stream)
 
-    def _tell_understood(self, stream: Stream) -> None:
+    def _tell_understood(self, prompt: str) -> None:
         """How a prompt is read, if that is not word by word."""
-        understood = stream.session.understood
+        understood = self.engine.model.understand(prompt)
         if understood.notes:
-            news = {"type": "understood", "prompt": stream.session.prompt, "text": understood.text}
-            self._tell(news | {"notes": understood.notes})
+            self._tell({"type": "understood", "prompt": prompt, "text": understood.text, "notes": understood.notes})
 
     def _tell_state(self) -> None:
         stream = self.stream

@@ -19,9 +19,9 @@ export async function shrink(file, about) {
   return canvas.convertToBlob({ type: "image/png" });
 }
 
-export async function giveVideo(session, file, use, strength, limits) {
+export async function giveVideo(session, file, use, { strength, of }, limits) {
   if (file.size > limits.video_bytes) throw new Error(`a video has at most ${limits.video_bytes >> 20} MB here`);
-  const query = new URLSearchParams({ use, strength });
+  const query = new URLSearchParams({ use, strength, of: of ?? "", redraw: of === null });
   return (await api(`/api/sessions/${session}/video?${query}`, { method: "POST", body: file })).json();
 }
 

@@ -304,7 +304,10 @@ const record = attempt(async () => {
 
 // ---- pictures ----------------------------------------------------------------------------------------------------
 
-const strength = () => ($("motion").checked ? "motion" : Number($("strength").value));
+const restyling = () => ({
+  strength: $("motion").checked ? "motion" : Number($("strength").value),
+  of: $("redraw").checked ? null : $("shows").value.trim(),
+});
 
 // The first news of a stream that was asked for: its state, or why there is none.
 function opened(stream) {
@@ -341,7 +344,7 @@ const useVideo = attempt(async (file) => {
   const use = await new Promise((done) => $("video-choice").addEventListener("close", () => done($("video-choice").returnValue), { once: true }));
   if (!use) return;
   const stream = await ensureStream();
-  const taken = await giveVideo(stream.session, file, use, strength(), about.limits);
+  const taken = await giveVideo(stream.session, file, use, restyling(), about.limits);
   if (taken.cut) say(`Only the first ${taken.seconds} seconds of this video are followed.`);
   stream.send("play");
 });
@@ -369,7 +372,7 @@ const toggleCamera = attempt(async () => {
     const stream = await ensureStream();
     camera.target = stream;
     await camera.start((blob) => stream.online && stream.socket.bufferedAmount < 1 << 18 && stream.sendPicture("frame", blob));
-    stream.send("source", { strength: strength() });
+    stream.send("source", restyling());
     stream.send("play");
     $("camera").setAttribute("aria-pressed", "true");
   }
@@ -381,9 +384,9 @@ function stopCamera() {
   $("camera").setAttribute("aria-pressed", "false");
 }
 
-function sendStrength() {
+function sendRestyling() {
   showOutputs();
-  if (chosen.stream.state?.restyles) chosen.stream.send("source", { strength: strength() });
+  if (chosen.stream.state?.restyles) chosen.stream.send("source", restyling());
 }
 
 // ---- settings ----------------------------------------------------------------------------------------------------
@@ -393,6 +396,7 @@ function showOutputs() {
   $("blend-out").textContent = blend ? `${blend} chunk${blend > 1 ? "s" : ""}` : "at once";
   $("strength-out").textContent = $("motion").checked ? "auto" : Number($("strength").value).toFixed(2);
   $("strength").disabled = $("motion").checked;
+  $("shows").disabled = $("redraw").checked;
   $("steps-out").textContent = $("steps").value;
   $("window-out").textContent = about.window === null ? "all" : `${((Number($("window").value) * 4) / about.fps).toFixed(1)} s`;
   $("mode-note").textContent = MODES[mode()];
@@ -420,8 +424,8 @@ function buildSettings() {
   for (const id of ["steps", "window", "blend"]) $(id).addEventListener("input", showOutputs);
   document.querySelectorAll("input[name=mode]").forEach((input) => input.addEventListener("change", showOutputs));
   $("strength").addEventListener("input", showOutputs);
-  $("strength").addEventListener("change", sendStrength);
-  $("motion").addEventListener("change", sendStrength);
+  for (const id of ["strength", "shows", "redraw"]) $(id).addEventListener("change", sendRestyling);
+  $("motion").addEventListener("change", sendRestyling);
   $("dice").addEventListener("click", () => {
     $("seed").value = Math.floor(Math.random() * 10000);
     change({ seed: Number($("seed").value) });
