@@ -89,9 +89,11 @@ def structure(frames: np.ndarray, source: np.ndarray) -> float:
     return float(np.corrcoef(edges_of(frames).ravel(), edges_of(source).ravel())[0, 1])
 
 
-def restyled(model: causvid.Model, prompt: str, source: np.ndarray, strength: float | str, seed: int) -> np.ndarray:
+def restyled(
+    model: causvid.Model, prompt: str, source: np.ndarray, strength: float | str, of: str | None, seed: int
+) -> np.ndarray:
     session = model.session(prompt, seed=seed)
-    session.restyle(strength)
+    session.restyle(strength, of=of)
     session.push(source)
     parts = []
     while session.can_step:
@@ -99,30 +101,40 @@ def restyled(model: causvid.Model, prompt: str, source: np.ndarray, strength: fl
     return np.concatenate(parts)
 
 
+def tried(name: str, shown: str) -> list[tuple[str, str | None, float | str]]:
+    """(how, what the source is said to show, strength): sketches are drawn anew, clips edited as well."""
+    anew: list[tuple[str, str | None, float | str]] = [("drawn anew", None, level) for level in (0.6, 0.75, 0.9)]
+    if name == "sketch":
+        return anew
+    levels = (0.75, 0.9, 0.95, 1.0, "motion")
+    return [*anew, *(("told", shown, level) for level in levels), *(("not told", "", level) for level in (0.95, 1.0))]
+
+
 def report_restyling(model: causvid.Model, judge: Judge, count: int) -> None:
-    rows: dict[tuple[str, float | str], list[tuple[float, float, float]]] = {}
+    rows: dict[tuple[str, str, float | str], list[tuple[float, float, float]]] = {}
     for number, scene in enumerate(track(scenes(count), "restyling", console=console)):
         light = successors(scene, "light")[0]
         goal = relight(scene, light=light)
         source, target = (render(s, 81)[0] for s in (scene, goal))
-        prompt = caption_at(goal, 0.0, number)
+        prompt, shown = caption_at(goal, 0.0, number), caption_at(scene, 0.0, number)
         for name, given in (("clip", source), ("sketch", sketch(source))):
-            for strength in (0.4, 0.6, 0.75, 0.9, 1.0, "motion"):
-                made = restyled(model, prompt, given, strength, number)
+            for how, of, strength in tried(name, shown):
+                made = restyled(model, prompt, given, strength, of, number)
                 size = len(made)
                 scores = (
                     float(judge.read(made).answer("light") == light),
                     structure(made, source[:size]),
                     psnr(made, target[:size]),
                 )
-                rows.setdefault((name, strength), []).append(scores)
+                rows.setdefault((name, how, strength), []).append(scores)
         for name, frames in (("the source itself", source), ("the exact target", target)):
             score = float(judge.read(frames).answer("light") == light), structure(frames, source), psnr(frames, target)
-            rows.setdefault((name, "–"), []).append(score)
-    print("\n| followed | strength | light obeyed | structure kept | PSNR to the target |\n|---|---|---|---|---|")
-    for (name, strength), scores in rows.items():
+            rows.setdefault((name, "–", "–"), []).append(score)
+    columns = ("followed", "how", "strength", "light obeyed", "structure kept", "PSNR to the target")
+    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for (name, how, strength), scores in rows.items():
         obeyed, kept, near = np.mean(scores, axis=0)
-        print(f"| {name} | {strength} | {obeyed:.2f} | {kept:.2f} | {min(near, 99):.1f} |")
+        print(f"| {name} | {how} | {strength} | {obeyed:.2f} | {kept:.2f} | {min(near, 99):.1f} |")
 
 
 def main() -> None:

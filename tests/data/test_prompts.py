@@ -14,6 +14,15 @@ def test_a_share_of_the_clips_is_told_of_changes_when_they_come():
     assert 60 < len(changed) < 140
 
 
+def test_a_share_of_the_prompts_tells_of_a_change_of_light_weather_or_colour():
+    def share(scripts):
+        alone = [script.at(0) for script in map(scripts, range(300)) if len(script.cues) == 1]
+        told = [{kind for kind, _ in parse_caption(prompt).events} for prompt in alone]
+        return sum(bool(kinds & {"light", "weather", "colour"}) for kinds in told) / len(told)
+
+    assert share(read_scripts("vista", 0, 0.3, 0.4)) > share(read_scripts("vista", 0, 0.3)) + 0.25
+
+
 def test_cues_say_what_is_and_not_what_will_be():
     live = read_scripts("vista", 0, 1.0)
     seen = 0

@@ -1,8 +1,8 @@
 """Many streams' passes as one batch.
 
 Two ways to compute it. `exact` multiplies row by row, so that every stream gets the bits it would get alone: matrix
-products may round otherwise when there are more rows, and everything else of the network keeps rows apart already (of
-widths that are multiples of 32: what fills no whole vector of the processor, elementwise functions may round otherwise).
+products may round otherwise when there are more rows, and everything else of the network keeps rows apart already
+(elementwise functions do where rows fill whole vectors of the processor: widths that are multiples of 32).
 `fast` leaves the products whole; results then differ from a stream alone in their last bits, and takes say so.
 """
 

@@ -75,7 +75,7 @@ class DMDConfig:
     # self: the share of Vista's clips whose prompt changes on the way. Teacher and critic see the clip under its last
     # prompt, and judge what was made under that
     changing: float = 0.0
-    foretold: float = 0.0  # self: the share of Vista's clips whose one prompt tells of a change of light, weather or colour
+    foretold: float = 0.0  # self: the share of those whose one prompt tells of a change of light, weather or colour
     data: str | None = None  # data: folder of pools
     pool: str = "long"
     critic_updates: int = 5  # for each of the student (paper, section 5)
@@ -103,7 +103,7 @@ class DMDConfig:
             raise UserError("input=data knows one list of levels; leave out student.first_sigmas, or set input=self.")
         if (self.changing or self.foretold) and (self.input == "data" or self.prompts != VISTA):
             raise UserError(
-                "only Vista's own prompts can change on the way; set changing=0 foretold=0, or input=self prompts=vista."
+                "only Vista's own prompts tell of changes; set changing=0 foretold=0, or input=self prompts=vista."
             )
         if self.changing + self.foretold > 1:
             raise UserError(
