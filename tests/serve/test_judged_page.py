@@ -61,7 +61,7 @@ def ask(page, prompt):
 def wait_until_shown(page, prompt, seconds=2.5):
     """A prompt is seen within one chunk, which lasts a second, and a bit."""
     start = time.monotonic()
-    page.wait(f"{STREAM}.prompts[{STREAM}.shown.chunk] === {prompt!r}", seconds)
+    page.wait(f"{STREAM}.chunks[{STREAM}.shown.chunk]?.prompt === {prompt!r}", seconds)
     return time.monotonic() - start
 
 
@@ -95,7 +95,7 @@ def test_a_judge_sees_on_the_canvas_what_was_asked_for(page, judge):
 
     # back to before the switch: the old picture again
     page.run("document.activeElement.blur()")
-    first = page.run(f"{STREAM}.prompts.indexOf({night!r})")
+    first = page.run(f"{STREAM}.chunks.findIndex(c => c.prompt === {night!r})")
     page.run(f"studio.panes[0].rewind({first})")
     wait_until_shown(page, day, 5)
     seen = judge.read(look(page))

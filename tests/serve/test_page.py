@@ -64,16 +64,16 @@ def test_prompts_time_travel_and_takes(page, server):
     page.run("document.querySelector('#prompt').select()")
     page.type("a blue bus")
     page.press("Enter", text="\r")
-    page.wait(f"{STREAM}.prompts.includes('a blue bus')")
+    page.wait(f"{STREAM}.chunks.some(c => c.prompt === 'a blue bus')")
     page.wait("document.querySelector('.caption').textContent === 'a blue bus'")
     page.wait("document.querySelectorAll('.track .segment').length === 2")
     page.click("#play")
     page.wait(f"!{STREAM}.state.playing")
 
     # the very same frames as a session without any server
-    digests = page.run(f"{STREAM}.digests")
+    digests = page.run(f"{STREAM}.chunks.map(c => c.digest)")
     session = random_model().session("a red car", seed=3)
-    switch = page.run(f"{STREAM}.prompts").index("a blue bus")
+    switch = page.run(f"{STREAM}.chunks.map(c => c.prompt)").index("a blue bus")
     for index, seen in enumerate(digests):
         if index == switch:
             session.set_prompt("a blue bus", "flush")
@@ -87,18 +87,18 @@ def test_prompts_time_travel_and_takes(page, server):
     page.run("document.activeElement.blur()")
     keep = max(1, switch - 1)
     page.run(f"studio.panes[0].rewind({keep})")
-    page.wait(f"{STREAM}.digests.length === {keep}")
+    page.wait(f"{STREAM}.chunks.length === {keep}")
     page.click("#fork")
     page.wait("studio.panes.length === 2 && studio.panes[1].stream.state")
     page.press(" ")
-    page.wait(f"studio.panes[1].stream.digests.length > {keep + 1}")
+    page.wait(f"studio.panes[1].stream.chunks.length > {keep + 1}")
     page.run("studio.panes[1].stream.send('pause')")
     page.click(".pane canvas")
     page.click("#play")
-    page.wait(f"{STREAM}.digests.length > {keep + 1}")
+    page.wait(f"{STREAM}.chunks.length > {keep + 1}")
     page.click("#play")
     page.wait(f"!{STREAM}.state.playing")
-    ours, theirs = page.run(f"{STREAM}.digests"), page.run("studio.panes[1].stream.digests")
+    ours, theirs = (page.run(f"studio.panes[{i}].stream.chunks.map(c => c.digest)") for i in (0, 1))
     assert ours[keep] == theirs[keep] is not None, "the fork goes on as its parent does"
     page.click(".pane + .pane .close")
     page.wait("studio.panes.length === 1")
@@ -116,18 +116,18 @@ def test_what_is_asked_while_the_connection_is_lost_is_done_once_it_is_back(page
     start(page, "a red car")
     page.run(f"{STREAM}.socket.close(), {STREAM}.setPrompt('a blue bus', 'keep', 0)")
     page.wait(f"{STREAM}.state.prompt === 'a blue bus' && {STREAM}.state.playing")
-    page.wait(f"{STREAM}.prompts.at(-1) === 'a blue bus'")
+    page.wait(f"{STREAM}.chunks.at(-1)?.prompt === 'a blue bus'")
 
 
 def test_going_back_in_a_replay_takes_nothing_away(page):
     start(page, "a red car")
     page.click("#play")
-    page.wait(f"!{STREAM}.state.playing && {STREAM}.state.chunks === {STREAM}.digests.length")
+    page.wait(f"!{STREAM}.state.playing && {STREAM}.state.chunks === {STREAM}.chunks.length")
     page.click("#play")
-    page.wait(f"{STREAM}.digests.length >= 6")
+    page.wait(f"{STREAM}.chunks.length >= 6")
     page.click("#play")
-    page.wait(f"!{STREAM}.state.playing && {STREAM}.state.chunks === {STREAM}.digests.length")
-    made = page.run(f"{STREAM}.digests.length")
+    page.wait(f"!{STREAM}.state.playing && {STREAM}.state.chunks === {STREAM}.chunks.length")
+    made = page.run(f"{STREAM}.chunks.length")
     page.run("document.activeElement.blur()")
     page.press("p")
     page.wait(f"{STREAM}.replaying && {STREAM}.shown.chunk >= 1 && {STREAM}.shown.chunk < {made}")
@@ -136,9 +136,9 @@ def test_going_back_in_a_replay_takes_nothing_away(page):
     page.wait(f"{STREAM}.generation > {generation} && {STREAM}.replaying && {STREAM}.replayed.length >= 1")
     page.press(" ")
     page.wait(f"!{STREAM}.replaying && !document.querySelector('.tag')")
-    assert page.run(f"{STREAM}.state.chunks") == page.run(f"{STREAM}.digests.length") == made
+    assert page.run(f"{STREAM}.state.chunks") == page.run(f"{STREAM}.chunks.length") == made
     page.press("ArrowLeft")  # and now it is the stream that loses its last chunk, not all from where the replay was
-    page.wait(f"{STREAM}.digests.length === {made - 1}")
+    page.wait(f"{STREAM}.chunks.length === {made - 1}")
 
 
 def test_a_closed_dialog_does_nothing_and_the_last_pane_leaves_an_empty_one(page, tmp_path):
@@ -150,12 +150,35 @@ def test_a_closed_dialog_does_nothing_and_the_last_pane_leaves_an_empty_one(page
     page.wait("document.querySelector('#video-choice').open")
     page.press("Escape", code="Escape", windowsVirtualKeyCode=27)
     page.wait("!document.querySelector('#video-choice').open")
-    made = page.run(f"{STREAM}.digests.length")
-    page.wait(f"{STREAM}.digests.length > {made + 1}")
-    assert not page.run(f"{STREAM}.kinds.includes('given')")
+    made = page.run(f"{STREAM}.chunks.length")
+    page.wait(f"{STREAM}.chunks.length > {made + 1}")
+    assert not page.run(f"{STREAM}.chunks.some(c => c.kind === 'given')")
     page.run("studio.panes[0].close()")
     page.wait("studio.panes.length === 1 && studio.panes[0].stream.socket.readyState === 1")
     start(page, "a blue bus")
+
+
+def test_the_timeline_goes_back_by_keys_and_by_two_taps(page):
+    start(page, "a red car")
+    page.wait(f"{STREAM}.chunks.length > 4")
+    page.click("#play")
+    page.wait(f"!{STREAM}.state.playing && {STREAM}.state.chunks === {STREAM}.chunks.length")
+    made = page.run(f"{STREAM}.chunks.length")
+    page.run("document.querySelector('.track').focus()")
+    for key in ("ArrowLeft", "ArrowLeft", "ArrowRight"):
+        page.press(key)
+    assert page.run("document.querySelector('.track').ariaValueNow") == str(made - 1)
+    page.press("Escape")
+    page.press("ArrowLeft")
+    assert page.run(f"{STREAM}.chunks.length") == made, "nothing happens before Enter"
+    page.press("Enter")
+    page.wait(f"{STREAM}.chunks.length === {made - 1} && {STREAM}.state.chunks === {made - 1}")
+    tap = """(() => { const t = document.querySelector('.track'); const { left } = t.getBoundingClientRect();
+      t.dispatchEvent(new PointerEvent('click', { pointerType: 'touch', clientX: left + 2, bubbles: true })) })()"""
+    page.run(tap)
+    assert "tap again" in page.run("document.querySelector('.what').textContent")
+    page.run(tap)
+    page.wait(f"{STREAM}.chunks.length === 0")
 
 
 def test_camera(page):
@@ -163,7 +186,7 @@ def test_camera(page):
     page.run("document.querySelector('#shows').value = 'a person at a desk'")
     page.click("#camera")
     page.wait("document.querySelector('#camera').ariaPressed === 'true'")
-    page.wait(f"{STREAM}.kinds.filter(k => k === 'restyled').length >= 2")
+    page.wait(f"{STREAM}.chunks.filter(c => c.kind === 'restyled').length >= 2")
     page.run("document.querySelector('#redraw').click()")
     page.wait(f"{STREAM}.state.events.some(e => e.kind === 'source' && e.of === 'a person at a desk')")
     assert page.run("document.querySelector('#shows').disabled")
@@ -177,16 +200,16 @@ def test_dropped_images_and_videos(page, tmp_path):
     media.write_video(tmp_path / "a.mp4", clip, 12)
     start(page, "a red car")
     page.drop_file(tmp_path / "a.png")
-    page.wait(f"{STREAM}.kinds.includes('given')")
-    page.run(f"{STREAM}.kinds.fill('seen')")
+    page.wait(f"{STREAM}.chunks.some(c => c.kind === 'given')")
+    page.run(f"{STREAM}.chunks.forEach(c => (c.kind = 'seen'))")
     page.drop_file(tmp_path / "a.mp4")
     page.wait("document.querySelector('#video-choice').open")
     page.click("#video-choice button[value=restyle]")
-    page.wait(f"{STREAM}.kinds.includes('restyled')")
+    page.wait(f"{STREAM}.chunks.some(c => c.kind === 'restyled')")
     page.choose_file("#video-file", tmp_path / "a.mp4")
     page.wait("document.querySelector('#video-choice').open")
     page.click("#video-choice button[value=extend]")
-    page.wait(f"{STREAM}.kinds.includes('given')")
+    page.wait(f"{STREAM}.chunks.some(c => c.kind === 'given')")
     (tmp_path / "a.txt").write_text("no picture")
     page.drop_file(tmp_path / "a.txt")
     page.wait("!document.querySelector('#toast').hidden")
@@ -203,8 +226,8 @@ def test_a_take_is_opened_and_settings_reach_the_stream(page, server, tmp_path):
     page.choose_file("#take-file", tmp_path / "a.take")
     page.wait("studio.panes.length === 2")
     # a busy page may have missed frames of the first showing: compare those it saw both times
-    page.wait(f"studio.panes[1].stream.replayed.some((seen, i) => seen && {STREAM}.digests[i])")
-    again, first = page.run("studio.panes[1].stream.replayed"), page.run(f"{STREAM}.digests")
+    page.wait(f"studio.panes[1].stream.replayed.some((seen, i) => seen && {STREAM}.chunks[i]?.digest)")
+    again, first = page.run("studio.panes[1].stream.replayed"), page.run(f"{STREAM}.chunks.map(c => c.digest)")
     both = [(a, b) for a, b in zip(again, first) if a and b]
     assert both and all(a == b for a, b in both)
 

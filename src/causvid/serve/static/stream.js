@@ -29,11 +29,8 @@ export class Stream extends EventTarget {
     this.queue = []; // pictures that wait to be shown
     this.unsent = []; // what was asked while there was no connection
     this.ready = false; // the server has said where this session is
-    this.digests = []; // of every chunk that was made, by number
-    this.replayed = [];
-    this.prompts = [];
-    this.kinds = [];
-    this.lengths = []; // of every chunk, in frames
+    this.chunks = []; // by number, as far as known: prompt, frames, and of what was made here kind and digest
+    this.replayed = []; // digests, by number
     this.replaying = false;
     this.shown = { chunk: -1, frame: -1, of: 1 };
     this.times = []; // when the last pictures were shown
@@ -109,10 +106,7 @@ export class Stream extends EventTarget {
 
   open(prompt, options) {
     this.clear();
-    this.digests = [];
-    this.prompts = [];
-    this.kinds = [];
-    this.lengths = [];
+    this.chunks = [];
     this.startedAt = performance.now();
     this.waitingFor = { prompt, at: performance.now(), first: true };
     this.send("open", { prompt, ...options });
@@ -151,18 +145,13 @@ export class Stream extends EventTarget {
       this.replaying = news.replaying;
       this.catchUp();
     } else if (news.type === "chunk") {
-      const list = news.kind === "replay" ? this.replayed : this.digests;
-      list[news.chunk] = news.digest;
-      this.prompts[news.chunk] = news.prompt;
-      this.lengths[news.chunk] = news.frames;
-      if (news.kind !== "replay") this.kinds[news.chunk] = news.kind;
+      const { chunk, prompt, frames, kind, digest } = news;
+      if (kind === "replay") this.replayed[chunk] = digest;
+      this.chunks[chunk] = { ...this.chunks[chunk], prompt, frames, ...(kind === "replay" ? {} : { kind, digest }) };
       this.latest = news;
     } else if (news.type === "rewound") {
       this.clear();
-      this.digests.length = Math.min(this.digests.length, news.chunks);
-      this.prompts.length = Math.min(this.prompts.length, news.chunks);
-      this.kinds.length = Math.min(this.kinds.length, news.chunks);
-      this.lengths.length = Math.min(this.lengths.length, news.chunks);
+      this.chunks.length = Math.min(this.chunks.length, news.chunks);
       this.replaying = false;
       this.shown = { chunk: news.chunks - 1, frame: 0, of: 1 };
     } else if (news.type === "replaying") {
@@ -211,7 +200,7 @@ export class Stream extends EventTarget {
     this.times.push(now);
     if (this.times.length > 40) this.times.shift();
     const wanted = this.waitingFor;
-    if (wanted && this.prompts[next.chunk] === wanted.prompt) {
+    if (wanted && this.chunks[next.chunk]?.prompt === wanted.prompt) {
       this.waitingFor = null;
       this.tell("obeyed", { seconds: (performance.now() - wanted.at) / 1000, first: wanted.first });
     }

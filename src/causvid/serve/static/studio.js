@@ -101,7 +101,7 @@ class Pane {
     });
     on("shown", (frame) => {
       this.root.querySelector(".empty").hidden = true;
-      const prompt = this.stream.prompts[frame.chunk] ?? "";
+      const prompt = this.stream.chunks[frame.chunk]?.prompt ?? "";
       if (this.caption.textContent !== prompt) {
         this.caption.textContent = prompt;
         this.canvas.setAttribute("aria-label", `Video: ${prompt}`);
@@ -115,8 +115,8 @@ class Pane {
     on("replaying", () => this.mark("replay"));
     on("replayed", () => {
       this.mark(null);
-      const { replayed, digests } = this.stream;
-      const known = replayed.flatMap((digest, chunk) => (digests[chunk] ? [digest === digests[chunk]] : []));
+      const { replayed, chunks } = this.stream;
+      const known = replayed.flatMap((digest, chunk) => (chunks[chunk]?.digest ? [digest === chunks[chunk].digest] : []));
       const equal = known.length > 0 && known.every(Boolean);
       if (equal) say(`Replayed ${known.length} chunks, equal to the last bit.`, true);
       else if (known.length) say(`Replayed ${known.length} chunks, ${known.filter((same) => !same).length} of them not as they were.`);
