@@ -38,6 +38,7 @@ def spec(guidance: float, student: RolloutConfig) -> ModelConfig:
         codec="vista",
         text="vista",
         rollout=student,
+        recipes={} if student is VISTA_STUDENT_FRAMEWISE else {"framewise": VISTA_STUDENT_FRAMEWISE},
         teacher=TeacherSampling(steps=50, guidance=guidance, shift=student.shift),
     )
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,6 +116,19 @@ def test_specs_are_read_strictly(tmp_path, model):
     (tmp_path / "model.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         read_spec(tmp_path)
+
+
+def test_a_recipe_runs_the_same_student_otherwise(tmp_path, model):
+    finer = replace(model.cfg.rollout.with_steps(2), chunk=1)
+    named = replace(model, cfg=replace(model.cfg, name="own", recipes={"finer": finer}))
+    (tmp_path / "model.json").write_text(json.dumps(config.to_json(named.cfg)))
+    assert read_spec(tmp_path) == named.cfg
+    with pytest.raises(UserError, match="'vista' has no recipe 'coarser'; use one of framewise, or none"):
+        causvid.load("vista", recipe="coarser")
+    vista = causvid.load("vista", recipe="framewise")
+    chunks = [session.next_chunk() for session in [vista.session("a red car in the city")] for _ in range(3)]
+    assert [chunk.latents.shape[1] for chunk in chunks] == [1, 1, 1] and vista.cfg.rollout.chunk == 1
+    assert [len(chunk.frames) for chunk in chunks] == [1, 4, 4]
 
 
 def test_folders_that_are_no_models_are_refused(tmp_path):

@@ -57,6 +57,7 @@ class ModelConfig:
     allow_empty_prompt: bool = False
     codec_folder: str | None = None  # where codec and text live when they are too large to copy
     text_folder: str | None = None
+    recipes: dict[str, RolloutConfig] = field(default_factory=dict)  # other ways to run the same student, by name
 
 
 Network = Callable[[], VideoDiT]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from causvid.cli_options import DeviceOption, show_progress
+from causvid.cli_options import DeviceOption, RecipeOption, show_progress
 from causvid.errors import UserError
 
 evaluate_app = typer.Typer(invoke_without_command=True)
@@ -38,6 +38,7 @@ def evaluate(
         Path("evaluation")
     ),
     device: DeviceOption = None,
+    recipe: RecipeOption = None,
 ) -> None:
     """Score a model of the world Vista: three columns between the ground truth and bad references.
 
@@ -63,7 +64,7 @@ def evaluate(
     from causvid.threads import choose_threads
 
     choose_threads()
-    loaded, parts = trial.load_candidate(model, role, device)  # type: ignore[arg-type]
+    loaded, parts = trial.load_candidate(model, role, device, recipe)  # type: ignore[arg-type]
     instruments = load_instruments(judge)
     listed = protocol.prompts(split, prompts)
     results = []

@@ -16,7 +16,9 @@ DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (
 StudentOption = Annotated[Path | None, typer.Option(help="A few-step causal checkpoint to stream with.")]
 RecipeOption = Annotated[
     str | None,
-    typer.Option(help="How --student was distilled: self-forcing (default), causvid-4step, causvid-3step, ..."),
+    typer.Option(
+        help="How a student is run. Vista: framewise. Wan, with --student: self-forcing (default), causvid-4step, ..."
+    ),
 ]
 LoraOption = Annotated[list[str] | None, typer.Option("--lora", help="FILE or FILE:SCALE; may be repeated.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help=".mp4 .webm .mov .mkv .gif, or a sheet: .png .jpg")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -35,14 +36,15 @@ def load(
     """A model by name ('vista') or folder: one of ours, a diffusers Wan pipeline, or an original Wan release.
 
     `student` is a few-step causal checkpoint (.pt or .safetensors) to stream with, and `recipe` says how it was
-    distilled (its step list; see `causvid.wan_world.STUDENT_RECIPES`). `size` is a height and width in pixels other
+    distilled (its step list; see `causvid.wan_world.STUDENT_RECIPES`), or which of its own ways to run a student of
+    ours takes (vista: framewise). `size` is a height and width in pixels other
     than the model's own. `lora` files are merged in, each with a scale.
     """
     folder = find(name_or_path)
     is_ours = (folder / SPEC_FILE).is_file()
     place = Place.of(device, dtype, is_small=is_ours and read_spec(folder).codec == "vista")
     if is_ours:
-        model = load_ours(folder, place)
+        model = load_ours(folder, place, recipe)
     elif (folder / "transformer").is_dir() or (folder / "Wan2.1_VAE.pth").is_file():
         model = wan_world.load_wan(folder, place, recipe)
     else:
@@ -74,8 +76,13 @@ def find(name_or_path: str | Path) -> Path:
     return folder
 
 
-def load_ours(folder: Path, place: Place) -> Model:
+def load_ours(folder: Path, place: Place, recipe: str | None) -> Model:
     cfg = read_spec(folder)
+    if recipe is not None:
+        if recipe not in cfg.recipes:
+            known = f"use one of {', '.join(cfg.recipes)}, or none" if cfg.recipes else "it has none, leave it out"
+            raise UserError(f"the model '{cfg.name}' has no recipe '{recipe}'; {known}")
+        cfg = replace(cfg, rollout=cfg.recipes[recipe])
     codec: Codec
     text: TextEncoder
     if cfg.codec == "vista":

@@ -31,6 +31,7 @@ from causvid.evaluate.scoring import ClipRead, Instruments, file_hash, from_arra
 from causvid.evaluate.shelf import Shelf
 from causvid.loading import find, load
 from causvid.media import fit
+from causvid.presets import VISTA_STUDENT
 from causvid.text.vista import VistaText
 
 Role = Literal["teacher", "student"]
@@ -51,21 +52,25 @@ class Settings:
     steps: int
     guidance: float | None = None
     num_frames: int = NUM_FRAMES
+    chunk: int = VISTA_STUDENT.chunk  # latent frames that a student makes at a time
 
     @property
     def label(self) -> str:
         guided = "" if self.guidance is None else f", guidance {self.guidance:g}"
-        return f"{self.role}, {self.steps} steps{guided}"
+        chunks = "" if self.chunk == VISTA_STUDENT.chunk else f", chunks of {self.chunk}"
+        return f"{self.role}, {self.steps} steps{guided}{chunks}"
 
 
-def load_candidate(name: str, role: Role, device: str | None = None) -> tuple[Model, dict[str, str]]:
+def load_candidate(
+    name: str, role: Role, device: str | None = None, recipe: str | None = None
+) -> tuple[Model, dict[str, str]]:
     """A model with the hashes of its parts. `name` is a model, or the weights/ folder of a run (or one of its
     candidates), which is run with the codec and the settings of `vista`."""
     place = Path(name).expanduser()
     is_run = place.is_dir() and not (place / SPEC_FILE).is_file()
     if is_run and (place / "weights" / f"{role}.safetensors").is_file():
         place = place / "weights"
-    model = load("vista" if is_run else name, device=device)
+    model = load("vista" if is_run else name, device=device, recipe=recipe)
     if model.cfg.text != "vista":
         raise UserError(f"the captions and judges are of the world Vista, which '{model.cfg.name}' does not know")
     shared = find("vista" if is_run else name)
@@ -102,7 +107,8 @@ def settings_of(model: Model, name: str, parts: dict[str, str], role: Role, step
         return Settings(name, parts, role, steps or how.steps, how.guidance if guidance is None else guidance)
     if guidance is not None:
         raise UserError("a student is distilled from a guided teacher and has no guidance of its own; leave it out")
-    return Settings(name, parts, role, steps or len(model.cfg.rollout.sigmas) - 1)
+    rollout = model.cfg.rollout
+    return Settings(name, parts, role, steps or len(rollout.sigmas) - 1, chunk=rollout.chunk)
 
 
 @dataclass
@@ -276,7 +282,7 @@ def _claim(file: Path, settings: Settings) -> None:
         with whole_file(file) as temporary:
             temporary.write_text(json.dumps(now, indent=1) + "\n")
         return
-    changes = config.difference(json.loads(file.read_text()), now)
+    changes = config.difference(config.completed(Settings, json.loads(file.read_text())), now)
     changes.pop("model", None)  # the same weights under another path are the same
     if changes:
         path, (before, after) = next(iter(changes.items()))
