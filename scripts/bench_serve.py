@@ -1,6 +1,6 @@
 """The studio's speed, end to end through its socket: ready, first frame, frames a second, users in real time, switches.
 
-    python scripts/bench_serve.py [--users 4] [--seconds 20] [--url http://127.0.0.1:7860]
+    python scripts/bench_serve.py [--users 4] [--seconds 20] [--recipe framewise] [--url http://127.0.0.1:7860]
 
 Without --url it starts `causvid serve` itself, and also tells how long that takes. Run it on a machine that is quiet.
 """
@@ -153,12 +153,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--recipe", help="of the server that is started here")
     parser.add_argument("--url")
     options = parser.parse_args()
     process, base, start = None, options.url, time.perf_counter()
     if base is None:
         base = "http://127.0.0.1:7868"
-        process = subprocess.Popen([sys.executable, "-m", "causvid", "serve", "--port", "7868"])
+        recipe = ["--recipe", options.recipe] if options.recipe else []
+        process = subprocess.Popen([sys.executable, "-m", "causvid", "serve", "--port", "7868", *recipe])
     try:
         about = None
         while about is None and time.perf_counter() - start < 120:

@@ -1,6 +1,6 @@
 """Does a running stream obey? Read by the reporting judge, between what rendering does (ceiling) and what nothing does.
 
-    python scripts/studio_report.py [--scenes 24] [--model vista]
+    python scripts/studio_report.py [--scenes 24] [--model vista] [--recipe framewise]
 
 switches: half a second at a time after a new prompt, is the new attribute there? Share of streams within 2 seconds.
 restyling: rendered clips and their sketches followed under a prompt with another light: is the light obeyed, is the
@@ -141,9 +141,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=24)
     parser.add_argument("--model", default="vista")
+    parser.add_argument("--recipe", help="how its student is run")
     options = parser.parse_args()
     choose_threads()
-    model, judge = causvid.load(options.model), load_judge("report")
+    model, judge = causvid.load(options.model, recipe=options.recipe), load_judge("report")
     report_switches(model, judge, options.scenes)
     report_restyling(model, judge, options.scenes)
 

@@ -337,6 +337,33 @@ def test_rewinding_to_the_start_keeps_what_was_asked_there(model):
     assert session.num_chunks == 3
 
 
+def test_rewinding_to_before_a_source_ends_it(model):
+    session = model.session("a red car", seed=1)
+    first = chunks(session, 2)
+    session.restyle(0.9)
+    session.push(CLIP)
+    chunks(session, 1)
+    session.rewind(3)
+    assert not session.restyles and same(chunks(session, 2), first)
+
+
+@pytest.mark.parametrize("of", ["a blue bus", "", None])
+def test_a_source_that_was_rewound_is_followed_as_before(model, of):
+    session = model.session("a red car", seed=1)
+    session.restyle(0.9, of=of)
+    session.push(CLIP)
+    first = chunks(session, 2)
+    session.rewind(1)
+    assert session.restyles and session.asked.of == of
+    session.follow(session.take().sources[0], session.take().chunks[0])  # a chunk's own source again, in another place
+    twin = model.session("a red car", seed=1)
+    twin.restyle(0.9, of=of)
+    twin.push(CLIP[:9])
+    assert same(chunks(twin, 1), first[:1])
+    twin.follow(twin.take().sources[0], twin.take().chunks[0])
+    assert same(chunks(session, 1), chunks(twin, 1))
+
+
 def test_a_fork_is_its_parent_until_they_part(model):
     parent = model.session("a red car", seed=1)
     chunks(parent, 6)

@@ -54,6 +54,8 @@ def evaluate(
         raise UserError("among several values of --guidance one is chosen, and choices are made by --judge select")
     if role == "student" and guidance is not None:
         raise UserError("a student has no guidance, it was distilled from a guided teacher; add --role teacher")
+    if role == "teacher" and recipe is not None:
+        raise UserError("a recipe says how a student is run; leave out --recipe, or --role teacher")
     if role == "teacher" and long:
         raise UserError("the teacher makes clips as a whole and cannot stream; leave out --long, or --role teacher")
     if not 0 <= long <= 3600:

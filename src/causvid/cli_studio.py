@@ -94,8 +94,9 @@ def restyle(
     ] = "",
     redraw: Annotated[bool, typer.Option("--redraw", help="Draw it anew, as for sketches.")] = False,
     strength: Annotated[
-        str, typer.Option(help="How far to leave it: a number above 0 and at most 1, or 'motion'.")
-    ] = "0.95",
+        str | None,
+        typer.Option(help="How far to leave it: above 0, at most 1, or 'motion' (default: 0.95, with --redraw 0.7)."),
+    ] = None,
     model: ModelOption = "vista",
     seed: SeedOption = 0,
     device: DeviceOption = None,
@@ -105,6 +106,7 @@ def restyle(
 ) -> None:
     """Follow a video, frame for frame, under another prompt."""
     from causvid import media
+    from causvid.situation import EDIT, REDRAW
 
     media.check_output(out)
     if of and redraw:
@@ -113,12 +115,14 @@ def restyle(
     tell_understood(loaded, [prompt, of] if of.strip() else [prompt])
     frames = media.read_video(video, loaded.cfg.fps)
     session = loaded.session(prompt, seed=seed)
-    session.restyle(strength if strength == "motion" else _number(strength), of=None if redraw else of)
+    session.restyle(_strength(strength, REDRAW if redraw else EDIT), of=None if redraw else of)
     stream_to_file(session, out, len(frames) / loaded.cfg.fps, feed=_feeder(session, frames))
     typer.echo(out)
 
 
-def _number(text: str) -> float:
+def _strength(text: str | None, default: float) -> float | str:
+    if text is None or text == "motion":
+        return text or default
     try:
         return float(text)
     except ValueError:

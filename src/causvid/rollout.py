@@ -242,6 +242,11 @@ class Rollout:
         yield from self.settle_passes()
         at_start = self.cache.num_frames == 0
         shape = (self.cfg.chunk_size(at_start), *self.latent_shape)
+        if start is not None and start.shape[1] != shape[0]:
+            raise UserError(
+                f"a source of {start.shape[1]} latent frames is no chunk of {shape[0]}; "
+                "use a student, or a recipe, of the chunk size it was recorded with"
+            )
         levels = tuple(sigmas or self.cfg.chunk_sigmas(at_start))
         x = self._noise(shape, 0) if noise is None else noise.to(device=self.device, dtype=self.dtype)
         past = self.cache.at_hand(x.shape[1])

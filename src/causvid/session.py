@@ -36,6 +36,7 @@ from causvid.pixels import frames_from_video, video_from_frames
 from causvid.rollout import Passes, Rollout, drive
 from causvid.shapes import Latents, Text, Video
 from causvid.situation import (
+    EDIT,
     PROMPT_MODES,
     Situation,
     StreamOptions,
@@ -208,7 +209,7 @@ class Session:
         self._give(chunks, "video")
         return len(chunks)
 
-    def restyle(self, strength: float | str | None = 0.95, *, of: str | None = "", limit: int | None = None) -> None:
+    def restyle(self, strength: float | str | None = EDIT, *, of: str | None = "", limit: int | None = None) -> None:
         """From the next chunk on, follow the frames that `push` brings.
 
         `of` tells what they show, as far as is known: what the prompt says otherwise is changed, all else stays. With
@@ -218,9 +219,11 @@ class Session:
         """
         words = None if read_strength(strength) is None else read_of(of)
         if words is not None:
-            self._remember_source(words)  # refuse hopeless words now
+            words = words.strip()
+        if words:
+            self._embed(words)  # refuse hopeless words now
         if strength is None:
-            self._inputs.source = None
+            self._inputs.source = self._source_text = None
         elif self._inputs.source is None:
             self._inputs.source = Source(self.model.codec, self._size, limit)
         self._ask("source", {"strength": strength, "of": words})
@@ -274,7 +277,7 @@ class Session:
             self.now = Situation.start(start, self._embed)
             live = self._inputs.source is not None
             self._inputs.waiting.extend(e for e in asked if e.kind != "cut" and (live or e.kind != "source"))
-        if keep and self.now.strength is None:
+        if (self.now if keep else self.asked).strength is None:
             self._inputs.source = None
         elif keep and self._inputs.source is None:
             self._leave_source()
@@ -412,7 +415,7 @@ class Session:
     @torch.no_grad()
     def _remember_source(self, of: str) -> TextMemory:
         if self._source_text is None or self._source_text[0] != of:
-            rows = self._embed(of) if of.strip() else self.model.no_text()
+            rows = self._embed(of) if of else self.model.no_text()
             self._source_text = of, self.model.need_student().project_text(rows)
         return self._source_text[1]
 

@@ -21,6 +21,7 @@ from causvid.take import Event
 
 PROMPT_MODES = ("keep", "recache", "flush")
 MAX_BLEND = 64
+EDIT, REDRAW = 0.95, 0.7  # (ours) strengths of restyling where none is asked for
 SETTINGS = ("seed", "steps", "window", "sink", "relative")
 
 Embed = Callable[[str], Text]

@@ -190,6 +190,8 @@ def test_camera(page):
     page.run("document.querySelector('#redraw').click()")
     page.wait(f"{STREAM}.state.events.some(e => e.kind === 'source' && e.of === 'a person at a desk')")
     assert page.run("document.querySelector('#shows').disabled")
+    anew = "e => e.kind === 'source' && e.of === null && e.strength === 0.7"
+    page.wait(f"({STREAM}.send('state'), {STREAM}.state.events.some({anew}))")
     page.click("#camera")
     page.wait(f"!{STREAM}.state.restyles")
 

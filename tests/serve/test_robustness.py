@@ -52,6 +52,7 @@ FIELDS = [
     "window",
     "sink",
     "strength",
+    "of",
     "to",
     "start",
     "pace",

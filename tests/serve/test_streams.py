@@ -158,7 +158,13 @@ def test_a_video_is_extended_or_restyled(server, tmp_path):
         use = {"use": "restyle", "strength": 0.5, "of": "a blue bus"}
         http.post(f"/api/sessions/{session}/video", params=use, content=body).raise_for_status()
         assert client.wait_for("chunk", kind="restyled")["strength"] == 0.5
+        client.wait_for("source_ended")
+        assert not client.wait_for("state")["restyles"]
         client.wait_for("chunk", kind="made")  # the file has ended, the stream has not
+        wrong = http.post(f"/api/sessions/{session}/video?use=restyle&redraw=perhaps", content=body)
+        assert wrong.status_code == 400 and "redraw" in wrong.json()["error"]
+        client.send("source", strength=0.5, of=5)
+        assert "in words" in client.wait_for("error")["message"]
         redrawn = {"use": "restyle", "redraw": True}
         http.post(f"/api/sessions/{session}/video", params=redrawn, content=body).raise_for_status()
         client.wait_for("chunk", kind="restyled")
@@ -180,7 +186,7 @@ def test_a_video_that_is_too_long_is_cut_for_restyling_and_refused_for_extending
         refused = http.post(f"/api/sessions/{session}/video?use=extend", content=body)
         assert refused.status_code == 400 and "its last 1.5 s" in refused.json()["error"]
         followed = http.post(f"/api/sessions/{session}/video?use=restyle", content=body).json()
-        assert followed == {"frames": 18, "seconds": 1.5, "cut": True}
+        assert followed == {"frames": 18, "seconds": 1.5, "cut": True, "notes": []}
 
 
 def test_a_rewound_stream_no_longer_shows_what_is_gone(server):

@@ -39,7 +39,7 @@ Scripts = Callable[[int], Script]
 
 def read_scripts(source: str, seed: int, changing: float, foretold: float = 0.0) -> Scripts:
     """`changing`: the share of Vista's clips that are told of what changes when it happens, not from the start.
-    `foretold`: the share of those that are told from the start of a change that shows everywhere."""
+    `foretold`: the share that is told from the start of a change of light, weather or colour."""
     prompts = read_prompts(source, seed)
 
     def script(number: int) -> Script:

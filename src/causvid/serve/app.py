@@ -17,6 +17,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request, Response, WebSocket
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 
 import causvid
@@ -30,7 +31,7 @@ from causvid.serve.lanes import Job, Stream
 from causvid.serve.limits import Limits
 from causvid.serve.room import Full
 from causvid.serve.viewer import Viewer
-from causvid.situation import check_seed, read_prompt, read_strength
+from causvid.situation import EDIT, REDRAW, check_seed, read_prompt
 from causvid.take import Take
 
 PAGE = files("causvid.serve")
@@ -87,6 +88,11 @@ def build_app(engine: Engine, access: Access, limits: Limits) -> FastAPI:
         error.__traceback__ = None  # its frames hold the session, and it is in a cycle with them
         full = isinstance(error, Full)
         return JSONResponse({"error": str(error)}, 503 if full else 400, {"retry-after": "30"} if full else None)
+
+    @app.exception_handler(RequestValidationError)
+    async def misfit(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        return JSONResponse({"error": f"{first['loc'][-1]}: {first['msg'].lower()}; correct it"}, 400)
 
     @app.middleware("http")
     async def add_headers(request: Request, call_next: Callable) -> Response:
@@ -154,13 +160,22 @@ def build_app(engine: Engine, access: Access, limits: Limits) -> FastAPI:
 
     @app.post("/api/sessions/{session}/video")
     async def give_video(
-        request: Request, session: str, use: str = "extend", strength: str = "0.95", of: str = "", redraw: bool = False
+        request: Request,
+        session: str,
+        use: str = "extend",
+        strength: str | None = None,
+        of: str = "",
+        redraw: bool = False,
     ) -> dict[str, Any]:
         """A video file to extend, or to restyle: where it shows something else than `of`, or all of it anew."""
         stream = await _find(engine, session)
         if use not in ("extend", "restyle"):
             raise UserError(f"a video is used to 'extend' or to 'restyle', not to '{use}'")
-        wanted = read_strength("motion" if strength == "motion" else _number(strength, "a strength"))
+        wanted: Any = REDRAW if redraw else EDIT
+        if strength is not None:
+            wanted = strength if strength == "motion" else _number(strength, "a strength")
+        wanted, shown = limits.check_source(wanted, None if redraw else of)
+        notes = model.understand(shown).notes if shown else []
         body = await read_body(request, limits.video_bytes)
         clip = await asyncio.to_thread(_read_clip, body, model, limits.video_seconds + 1)
         most = round(limits.video_seconds * model.cfg.fps)
@@ -177,12 +192,12 @@ def build_app(engine: Engine, access: Access, limits: Limits) -> FastAPI:
                 session.extend(clip)
                 return
             session.restyle(None)
-            session.restyle("motion" if strength == "motion" else wanted, of=None if redraw else of)
+            session.restyle(wanted, of=shown)
             session.push(clip)
             stream.source_ends = True
 
         await asyncio.wrap_future(engine.ask(stream, give))
-        return {"frames": len(clip), "seconds": round(len(clip) / model.cfg.fps, 2), "cut": cut}
+        return {"frames": len(clip), "seconds": round(len(clip) / model.cfg.fps, 2), "cut": cut, "notes": notes}
 
     @app.post("/api/sessions/{session}/movie")
     async def make_movie(session: str, start: int = 0, stop: int | None = None, suffix: str = ".mp4") -> dict[str, Any]:

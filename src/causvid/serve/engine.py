@@ -162,6 +162,7 @@ class Engine:
         def rewind(session: Session) -> Work:
             yield from session.rewind_passes(max(0, session.num_chunks - keep))
             stream.reel = None  # it would show what is no more
+            stream.source_ends = stream.source_ends and session.restyles
             stream.shown_until = time.monotonic()
             stream.epoch += 1
             stream.tell("rewound", {"chunks": session.num_chunks})

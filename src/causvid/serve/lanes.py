@@ -127,6 +127,7 @@ class Stream(Lane):
         if self.source_ends and not self.session.can_step:
             self.source_ends = False
             self.session.restyle(None)
+            self.tell("source_ended")
         return self.session.chunk_passes() if self.session.can_step else None
 
     def next_time(self, now: float) -> float | None:

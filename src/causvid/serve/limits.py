@@ -8,7 +8,7 @@ from typing import Any
 
 from causvid.errors import UserError
 from causvid.session import StreamOptions
-from causvid.situation import read_options
+from causvid.situation import read_of, read_options, read_strength
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class Limits:
         if len(text) > self.prompt_characters:
             raise UserError(f"a prompt has at most {self.prompt_characters} characters here; shorten it")
         return text
+
+    def check_source(self, strength: Any, of: Any) -> tuple[Any, str | None]:
+        """How to restyle, and what the source is said to show."""
+        read_strength(strength)
+        return strength, None if read_of(of) is None else self.check_prompt(of).strip()
 
     def read_options(self, value: dict[str, Any]) -> StreamOptions:
         """Options that one client may ask of a device that others use, too."""

@@ -288,11 +288,13 @@ class Viewer:
         self._tell_state()
 
     async def _do_source(self, message: dict[str, Any]) -> None:
-        strength, of = message.get("strength"), message.get("of", "")
+        strength, of = self.limits.check_source(message.get("strength"), message.get("of", ""))
         limit = self.limits.source_chunks * self._chunk_frames()
-        self._need_stream().inbox.clear()
+        stream = self._need_stream()
+        stream.inbox.clear()
+        stream.source_ends = False
         await self._ask(lambda session: session.restyle(strength, of=of, limit=limit))
-        if of and of.strip():
+        if of and strength is not None:
             self._tell_understood(of)
         self._tell_state()
 

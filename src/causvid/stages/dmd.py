@@ -75,7 +75,7 @@ class DMDConfig:
     # self: the share of Vista's clips whose prompt changes on the way. Teacher and critic see the clip under its last
     # prompt, and judge what was made under that
     changing: float = 0.0
-    foretold: float = 0.0  # self: the share of those whose one prompt tells of a change of light, weather or colour
+    foretold: float = 0.0  # self: the share of clips whose one prompt tells of a change of light, weather or colour
     data: str | None = None  # data: folder of pools
     pool: str = "long"
     critic_updates: int = 5  # for each of the student (paper, section 5)

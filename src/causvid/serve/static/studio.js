@@ -345,6 +345,7 @@ const useVideo = attempt(async (file) => {
   if (!use) return;
   const stream = await ensureStream();
   const taken = await giveVideo(stream.session, file, use, restyling(), about.limits);
+  if (taken.notes.length) say(taken.notes.join(" "));
   if (taken.cut) say(`Only the first ${taken.seconds} seconds of this video are followed.`);
   stream.send("play");
 });
@@ -424,6 +425,7 @@ function buildSettings() {
   for (const id of ["steps", "window", "blend"]) $(id).addEventListener("input", showOutputs);
   document.querySelectorAll("input[name=mode]").forEach((input) => input.addEventListener("change", showOutputs));
   $("strength").addEventListener("input", showOutputs);
+  $("redraw").addEventListener("change", () => ($("strength").value = $("redraw").checked ? 0.7 : 0.95)); // before it is sent
   for (const id of ["strength", "shows", "redraw"]) $(id).addEventListener("change", sendRestyling);
   $("motion").addEventListener("change", sendRestyling);
   $("dice").addEventListener("click", () => {
@@ -457,6 +459,7 @@ const ACTIONS = {
 
 function buildKeys() {
   for (const [key, [label, text]] of Object.entries(ACTIONS)) addKey(label, text, key);
+  addKey("Tab ← → Enter", "on the timeline: go back to a place");
   for (const [key, { value }] of Object.entries(words.keys)) addKey(key, value);
   document.addEventListener("keydown", (event) => {
     if (event.target.closest("input:not([type=range]), select, textarea, dialog[open]")) return;

@@ -15,6 +15,7 @@ export class Timeline {
     this.onrewind = onrewind;
     this.track.addEventListener("pointermove", (event) => event.pointerType === "mouse" && this.point(this.chunkAt(event.clientX)));
     this.track.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && this.point(null));
+    this.track.addEventListener("mousedown", (event) => event.preventDefault()); // the keys stay the page's
     this.track.addEventListener("blur", () => this.point(null));
     this.track.addEventListener("click", (event) => {
       const chunk = this.chunkAt(event.clientX);
@@ -43,12 +44,13 @@ export class Timeline {
 
   go(chunk) {
     this.point(null);
-    this.onrewind(chunk);
+    if (chunk < this.count) this.onrewind(chunk);
   }
 
   press(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
     const at = this.pointed ?? this.count;
-    const place = { ArrowLeft: at - 1, ArrowRight: at + 1, PageUp: at - 10, PageDown: at + 10, Home: 0, End: this.count }[event.key];
+    const place = { ArrowLeft: at - 1, ArrowDown: at - 1, ArrowRight: at + 1, ArrowUp: at + 1, PageUp: at - 10, PageDown: at + 10, Home: 0, End: this.count }[event.key];
     if (place !== undefined) this.point(Math.max(0, Math.min(this.count, place)), ": press Enter");
     else if (event.key === "Escape" && this.pointed !== null) this.point(null);
     else if (event.key === "Enter" && this.pointed !== null) this.go(this.pointed);
@@ -84,7 +86,7 @@ export class Timeline {
     const wanted = JSON.stringify([runs, this.length]);
     if (wanted !== this.drawn) {
       this.drawn = wanted;
-      if (this.pointed === null) this.point(null);
+      if (this.pointed === null || this.pointed > this.count) this.point(null);
       this.parts.replaceChildren(
         ...runs.map((run, index) => {
           const part = document.createElement("div");
