@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ def spec(guidance: float, student: RolloutConfig) -> ModelConfig:
         codec="vista",
         text="vista",
         rollout=student,
-        recipes={} if student is VISTA_STUDENT_FRAMEWISE else {"framewise": VISTA_STUDENT_FRAMEWISE},
+        recipes={"framewise": replace(student, chunk=1)} if student.chunk > 1 else {},
         teacher=TeacherSampling(steps=50, guidance=guidance, shift=student.shift),
     )
 
