@@ -21,6 +21,7 @@ from causvid.take import Event
 
 PROMPT_MODES = ("keep", "recache", "flush")
 MAX_BLEND = 64
+EDIT_MOTION = 1.0, 0.9  # (ours) of a still source and of a moving one, where it is edited
 EDIT, REDRAW = 0.95, 0.7  # (ours) strengths of restyling where none is asked for
 SETTINGS = ("seed", "steps", "window", "sink", "relative")
 
@@ -100,6 +101,8 @@ class Situation:
             return replace(self, seed=seed, options=options)
         if event.kind == "source":
             strength, of = read_strength(value.get("strength")), read_of(value.get("of"))
+            if isinstance(strength, MotionStrength) and of is not None:
+                strength = MotionStrength(*EDIT_MOTION)
             return replace(self, strength=strength, of=of, motion=None)
         return replace(self, look=None)  # a cut
 

@@ -141,7 +141,7 @@ def test_an_image_begins_a_shot_and_frames_are_restyled(server):
         for index in range(24):
             client.send_picture("frame", picture(index, "jpeg"))
         restyled = [client.wait_for("chunk", kind="restyled") for _ in range(2)]
-        assert all(0.5 < c["strength"] <= 0.9 for c in restyled)
+        assert all(0.9 <= c["strength"] <= 1.0 for c in restyled)
         client.send("source", strength=None)
         client.wait_for("chunk", kind="made")
 
