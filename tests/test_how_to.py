@@ -22,7 +22,8 @@ def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
     Image.fromarray(frames[0]).save(tmp_path / "car.png")
     media.write_video(tmp_path / "clip.mp4", frames, 12)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(causvid, "load", lambda name: random_model())
+    ways = {None: {}, "framewise": {"chunk": 1}}
+    monkeypatch.setattr(causvid, "load", lambda name, recipe=None: random_model(**ways[recipe]))
     names: dict = {}
     for block in blocks:  # one after the other, as a reader would
         exec(compile(block, f"{page}.md", "exec"), names)
