@@ -218,8 +218,6 @@ class Session:
         strength of None ends it. `limit` is how many frames may wait before the oldest are dropped.
         """
         words = None if read_strength(strength) is None else read_of(of)
-        if words is not None:
-            words = words.strip()
         if words:
             self._embed(words)  # refuse hopeless words now
         if strength is None:
@@ -415,8 +413,8 @@ class Session:
     @torch.no_grad()
     def _remember_source(self, of: str) -> TextMemory:
         if self._source_text is None or self._source_text[0] != of:
-            rows = self._embed(of) if of else self.model.no_text()
-            self._source_text = of, self.model.need_student().project_text(rows)
+            model = self.model
+            self._source_text = of, model.remember(of) if of else model.need_student().project_text(model.no_text())
         return self._source_text[1]
 
     @torch.no_grad()

@@ -174,5 +174,5 @@ def read_strength(value: Any) -> float | MotionStrength | None:
 def read_of(value: Any) -> str | None:
     """What a source shows, in words, '' where nobody says, or None for one that is drawn anew."""
     if value is None or isinstance(value, str):
-        return value
+        return value and value.strip()
     raise UserError(f"what a source shows is told in words; got {value!r}")

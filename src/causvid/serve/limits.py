@@ -38,7 +38,10 @@ class Limits:
     def check_source(self, strength: Any, of: Any) -> tuple[Any, str | None]:
         """How to restyle, and what the source is said to show."""
         read_strength(strength)
-        return strength, None if read_of(of) is None else self.check_prompt(of).strip()
+        shown = read_of(of)
+        if shown is not None:
+            self.check_prompt(of)
+        return strength, shown
 
     def read_options(self, value: dict[str, Any]) -> StreamOptions:
         """Options that one client may ask of a device that others use, too."""
