@@ -164,6 +164,7 @@ def test_the_timeline_goes_back_by_keys_and_by_two_taps(page):
     page.click("#play")
     page.wait(f"!{STREAM}.state.playing && {STREAM}.state.chunks === {STREAM}.chunks.length")
     made = page.run(f"{STREAM}.chunks.length")
+    page.wait(f"document.querySelector('.track').ariaValueMax === '{made}'")  # drawn, not only known
     page.run("document.querySelector('.track').focus()")
     for key in ("ArrowLeft", "ArrowLeft", "ArrowRight"):
         page.press(key)
