@@ -1,7 +1,6 @@
 """What a person would see: the reporting judge reads the page's canvas before and after a prompt is changed."""
 
 import base64
-import time
 
 import numpy as np
 import pytest
@@ -58,37 +57,45 @@ def ask(page, prompt):
     page.press("Enter", text="\r")
 
 
-def wait_until_shown(page, prompt, seconds=2.5):
-    """A prompt is seen within one chunk, which lasts a second, and a bit."""
-    start = time.monotonic()
+def wait_until_shown(page, prompt, seconds=20):
     page.wait(f"{STREAM}.chunks[{STREAM}.shown.chunk]?.prompt === {prompt!r}", seconds)
-    return time.monotonic() - start
+
+
+def wait_until_obeyed(page, prompt, shown):
+    """In chunks, not seconds: what is on the screen is finished, and at most one is made ahead; on a machine so busy
+    that the page cannot keep up, a chunk and a half is under way besides and another one may wait to be sent."""
+    keeps_up = page.run(f"{STREAM}.framesPerSecond") > 11
+    wait_until_shown(page, prompt)
+    first = page.run(f"{STREAM}.chunks.findIndex(c => c.prompt === {prompt!r})")
+    assert first <= shown + (2 if keeps_up else 5)
 
 
 def test_a_judge_sees_on_the_canvas_what_was_asked_for(page, judge):
     day = "a red car drives through the city during the day"
     ask(page, day)
-    wait_until_shown(page, day, 20)
+    wait_until_shown(page, day)
     seen = judge.read(look(page))
     assert [seen.answer(name) for name in ("light", "weather", "biome", "hero")] == ["day", "clear", "city", "car"]
     assert seen.answer("colour") == SCENE.colour
 
     # one key: night
     page.run("document.activeElement.blur()")
+    shown = page.run(f"{STREAM}.shown.chunk")
     page.press("n")
     night = page.run(f"{STREAM}.waitingFor.prompt")
     assert "night" in night and "day" not in night
-    wait_until_shown(page, night)
+    wait_until_obeyed(page, night, shown)
     seen = judge.read(look(page))
     assert (seen.answer("light"), seen.answer("weather")) == ("night", "clear")
 
     # typed, in words that no caption has: the page says how they are read, and the stream obeys
     snow = "a blue auto drives through the town at daybreak, in snowfall"
+    shown = page.run(f"{STREAM}.shown.chunk")
     ask(page, snow)
     assert "snowfall is read as falling snow" in page.run(
         "document.querySelector('#prompt-note').textContent.toLowerCase()"
     )
-    wait_until_shown(page, snow)
+    wait_until_obeyed(page, snow, shown)
     seen = judge.read(look(page))
     answers = [seen.answer(name) for name in ("light", "weather", "colour", "hero")]
     assert answers == ["dawn", "snow", "blue", "car"]
@@ -97,6 +104,6 @@ def test_a_judge_sees_on_the_canvas_what_was_asked_for(page, judge):
     page.run("document.activeElement.blur()")
     first = page.run(f"{STREAM}.chunks.findIndex(c => c.prompt === {night!r})")
     page.run(f"studio.panes[0].rewind({first})")
-    wait_until_shown(page, day, 5)
+    wait_until_shown(page, day)
     seen = judge.read(look(page))
     assert (seen.answer("light"), seen.answer("weather"), seen.answer("colour")) == ("day", "clear", "red")

@@ -182,6 +182,16 @@ def test_the_timeline_goes_back_by_keys_and_by_two_taps(page):
     page.wait(f"{STREAM}.chunks.length === 0")
 
 
+def test_a_page_that_draws_slowly_leaves_pictures_out(page):
+    start(page, "a red car")
+    slow = "() => { const end = performance.now() + 80; while (performance.now() < end); }"
+    page.run(f"{STREAM}.addEventListener('drawn', {slow})")
+    made = page.run(f"{STREAM}.chunks.length")
+    page.wait(f"{STREAM}.chunks.length > {made + 24}")
+    behind = page.run(f"{STREAM}.chunks.length - 1 - {STREAM}.shown.chunk")
+    assert behind <= 8, "a new prompt must not wait behind old pictures"
+
+
 def test_camera(page):
     start(page, "a red car")
     page.run("document.querySelector('#shows').value = 'a person at a desk'")

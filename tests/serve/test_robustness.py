@@ -41,7 +41,21 @@ def png(size=(30, 50)):
     return out.getvalue()
 
 
-KINDS = ["open", "play", "pause", "prompt", "set", "source", "rewind", "fork", "replay", "state", "ping", "warp"]
+KINDS = [
+    "open",
+    "play",
+    "pause",
+    "prompt",
+    "set",
+    "source",
+    "rewind",
+    "fork",
+    "replay",
+    "state",
+    "ping",
+    "took",
+    "warp",
+]
 FIELDS = [
     "text",
     "prompt",
@@ -57,6 +71,7 @@ FIELDS = [
     "start",
     "pace",
     "play",
+    "frames",
 ]
 VALUES = [
     None,

@@ -1,5 +1,6 @@
 """Through the socket: what a page sees of a stream."""
 
+import asyncio
 import io
 import time
 
@@ -11,6 +12,7 @@ from causvid import media
 from causvid.serve.engine import EngineConfig
 from causvid.serve.frames import digest
 from causvid.serve.limits import Limits
+from causvid.serve.outbox import Outbox
 from causvid.take import Take
 from live_server import running
 from tiny_models import random_model
@@ -307,6 +309,39 @@ def test_a_slow_reader_misses_frames_and_never_lags(server):
         fast.chunks(16)
         assert stream.num_unsent() <= 36
         assert stream.session.num_chunks > 3, "it was not kept waiting by its reader"
+
+
+def test_a_reader_that_tells_what_it_took_is_sent_a_little_ahead_of_that():
+    class Page:
+        def __init__(self):
+            self.got = []
+
+        async def send_text(self, data):
+            self.got.append(data)
+
+        async def send_bytes(self, data):
+            self.got.append(data)
+
+    async def told():
+        page, outbox = Page(), Outbox(1000, 9, window=4)
+        outbox.took(0)
+        assert outbox.show([b"0", b"1", b"2"]) == 0
+        outbox.show([b"3", b"4", b"5"])
+        await outbox.send_to(page)
+        assert page.got == [b"0", b"1", b"2", b"3"] and outbox.num_frames == 2
+        assert outbox.show([b"6", b"7", b"8"]) == 2, "what waits makes room for the newest"
+        outbox.tell({"news": 1})
+        await outbox.send_to(page)
+        assert page.got[4:] == ['{"news": 1}'], "news are not held back"
+        outbox.took(2)
+        await outbox.send_to(page)
+        assert page.got[5:] == [b"6", b"7"]
+        outbox.took(1000)  # not more than was sent
+        outbox.show([b"9"])
+        await outbox.send_to(page)
+        assert page.got[7:] == [b"8", b"9"]
+
+    asyncio.run(told())
 
 
 def test_the_page_and_what_it_loads(server):

@@ -27,8 +27,8 @@ from causvid.session import Chunk
 
 log = logging.getLogger(__name__)
 
-MESSAGES = ("open", "play", "pause", "prompt", "set", "source", "rewind", "fork", "replay", "state", "close", "ping")
-
+PLAYING = ("open", "play", "pause", "prompt", "set", "source", "rewind", "fork", "replay")
+MESSAGES = (*PLAYING, "state", "close", "ping", "took")
 
 TOLD = {
     "failed": "the stream failed inside the server; rewind it, or open another one",
@@ -51,7 +51,7 @@ class Viewer:
         self.engine, self.socket, self.limits, self.hello = engine, socket, limits, hello
         self.stream: Stream | None = None
         self._loop = asyncio.get_running_loop()
-        self._outbox = Outbox(limits.news_characters, 3 * self._chunk_frames())
+        self._outbox = Outbox(limits.news_characters, 3 * self._chunk_frames(), 3 * self._chunk_frames() // 2)
         self._tasks: set[asyncio.Future] = set()
         self._in_order = asyncio.Lock()
         self._bucket = Bucket(limits.messages_per_second, limits.burst)
@@ -326,6 +326,12 @@ class Viewer:
 
     async def _do_ping(self, message: dict[str, Any]) -> None:
         self._tell({"type": "pong", "echo": str(message.get("echo", ""))[:100]})
+
+    async def _do_took(self, message: dict[str, Any]) -> None:
+        count = message.get("frames")
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise UserError("'took' says how many frames of this socket are done with, as 'frames'")
+        self._outbox.took(count)
 
     # ---- the stream --------------------------------------------------------------------------------------------------
 

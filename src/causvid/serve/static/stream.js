@@ -64,6 +64,7 @@ export class Stream extends EventTarget {
       if (!this.session) this.catchUp();
       this.tell("connected");
     };
+    this.numTaken = 0; // frames of this socket that were decoded, or are of no use any more
     this.socket.onmessage = ({ data }) => (typeof data === "string" ? this.hear(JSON.parse(data)) : this.receive(data));
     this.socket.onclose = () => {
       this.ready = false;
@@ -173,15 +174,23 @@ export class Stream extends EventTarget {
     const length = new DataView(data).getUint32(0);
     const about = JSON.parse(decoder.decode(new Uint8Array(data, 4, length)));
     const picture = createImageBitmap(new Blob([new Uint8Array(data, 4 + length)], { type: "image/jpeg" }));
-    const generation = this.generation;
+    const { generation, socket } = this;
     // pictures are decoded side by side and may finish in any order
     this.order = this.order.then(async () => {
       const ready = await picture.catch(() => null);
       if (ready && generation === this.generation) this.queue.push({ ...about, picture: ready });
       else ready?.close();
+      if (socket === this.socket) this.take();
       const most = 2.5 * this.about.chunk;
       while (this.queue.length > most) this.queue.shift().picture.close(); // late, or nobody looks: the newest count
     });
+  }
+
+  // The server sends a chunk and a half ahead of this, and leaves frames out for a page that is slower.
+  take() {
+    this.numTaken += 1;
+    const often = Math.ceil(this.about.chunk / 2);
+    if (this.numTaken % often === 0 && this.online) this.send("took", { frames: this.numTaken });
   }
 
   get rate() {
@@ -189,9 +198,15 @@ export class Stream extends EventTarget {
   }
 
   show(now) {
-    if (!this.queue.length || this.held) return;
+    if (!this.queue.length || this.held) {
+      this.due = Math.max(this.due, now); // time without pictures is not made up for
+      return;
+    }
     const interval = 1000 / this.rate;
     if (now < this.due - 2) return;
+    // a page that draws too slowly leaves pictures out and stays in time
+    let missed = Math.min(Math.floor((now - this.due) / interval), this.queue.length - 1);
+    for (; missed > 0; missed--) this.queue.shift().picture.close();
     this.due = Math.max(this.due + interval, now - interval);
     const next = this.queue.shift();
     this.draw(next.picture);
