@@ -91,6 +91,9 @@ def test_what_people_say_besides_is_read_in_words_of_captions():
         "the word 'carr' is not known; near it: car",
     ]
     assert encoder.understand("a toy car").notes == ["'toy' is left out"]
+    woman = encoder.understand("a woman in town")
+    assert "duck" in woman.instead and woman.notes[-1].startswith("nothing is named that this model can show: car, bus")
+    assert not encoder.understand("a woman beside a car").instead and not encoder.understand("in town").instead
     assert encoder.understand("toy").text == "toy", "something must be left"
     assert encoder.understand(" ".join(["red"] * 14)).notes == ["the last 3 words do not fit; shorten the prompt"]
 

@@ -84,9 +84,26 @@ def test_rephrasing_leaves_only_words_of_captions():
     for word, better in phrases.SYNONYMS.items():
         assert word not in said, word
         assert set(better.split()) <= known & said, word
-    assert rephrase("A red ship, in town!") == "a red boat, in city,"
-    assert rephrase("it is snowing") == rephrase("it's snowing") == "it snows"
-    assert rephrase("the sky is red, it is raining") == "the sky is red, it rains"
+    assert all(set(better.split()) <= known & said for better in phrases.PHRASES.values())
+    for prompt, better in {
+        "A red ship, in town!": "a red boat, in city,",
+        "it is snowing": "it snows",
+        "it's snowing": "it snows",
+        "the sky is red, it is raining": "the sky is red, it rains",
+        "a Cat on the sea, no rain": "a rabbit on the sea, in dry weather",
+        "a bus that is not raining": "a bus that is in dry weather",
+        "a car in the storm": "a car in a heavy shower",
+    }.items():
+        assert rephrase(prompt)[0] == better
+    assert rephrase("A cat, No rain")[1] == {"cat": "rabbit", "no rain": "in dry weather"}
+    caption = "A red car, without a storm"
+    assert rephrase(caption) == (caption, {})
+
+
+def test_what_people_say_is_drawn_as_the_model_is_told():
+    scene = vista.scene_from_prompt("a red cat in a storm over Tokyo, at sundown", 3)
+    assert (scene.hero, scene.colour, scene.weather, scene.light) == ("rabbit", "red", "rain", "sunset")
+    assert scene.biome == "city"
 
 
 @cache

@@ -20,6 +20,7 @@ class Understood:
     )  # words of the prompt -> words that were taught; '' is left out
     unknown: dict[str, tuple[str, ...]] = field(default_factory=dict)  # words that say nothing -> words spelt like them
     num_lost: int = 0  # words at the end that do not fit
+    instead: tuple[str, ...] = ()  # what can be shown, where words are unknown and nothing that can be is named
 
     @property
     def notes(self) -> list[str]:
@@ -29,6 +30,8 @@ class Understood:
         for word, near in self.unknown.items():
             hint = f"; near it: {', '.join(near)}" if near else ""
             out.append(f"the word '{word[:40]}' is not known{hint}")
+        if self.instead:
+            out.append(f"nothing is named that this model can show: {', '.join(self.instead)}")
         if self.num_lost:
             out.append(f"the last {self.num_lost} words do not fit; shorten the prompt")
         return out

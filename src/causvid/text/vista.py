@@ -98,18 +98,19 @@ class VistaText(nn.Module):
 
     def understand(self, prompt: str) -> Understood:
         """In words of captions, where they say the same: captions themselves are left as they are."""
-        from causvid.worlds.vista.parsing import rephrase
-        from causvid.worlds.vista.phrases import SYNONYMS
+        from causvid.worlds.vista.parsing import parse_caption, rephrase
+        from causvid.worlds.vista.phrases import HERO_WORDS
 
-        read_as = {word: SYNONYMS[word] for word in split_words(prompt) if word in SYNONYMS}
-        text = rephrase(prompt) if read_as else prompt
+        text, read_as = rephrase(prompt)
         if not split_words(text):  # nothing but words that can be left out
             text, read_as = prompt, {}
         unknown: dict[str, tuple[str, ...]] = dict.fromkeys(self.unknown_words(text), ())
         near = {
             word: tuple(get_close_matches(word, self.vocabulary, n=3, cutoff=0.76)) for word in [*unknown][:MAX_NEAR]
         }
-        return Understood(text, read_as, unknown | near, self.num_lost_words(text))
+        shows_any = parse_caption(text).attributes.keys() & {"hero", "second hero"}
+        instead = tuple(HERO_WORDS) if unknown and not shows_any else ()
+        return Understood(text, read_as, unknown | near, self.num_lost_words(text), instead)
 
     def forward(self, prompts: list[str]) -> Text:
         tokens = self.tokenize(prompts).to(self.places.device)

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -13,6 +13,7 @@ from causvid.worlds.vista.scene import LANES, LEGAL_MOTIONS, Event, Scene
 
 _TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|[,;:.!?]")
 _IS_FALLING = re.compile(r"(?:\s+is|['’]s)(?=\s+(?:snowing|raining)\b)", re.IGNORECASE)
+_PHRASES = [(re.compile(pattern, re.IGNORECASE), known) for pattern, known in phrases.PHRASES.items()]
 _SUITED = {("water", "floats"): "bobs", ("water", "drives"): "sails", ("air", "drives"): "flies"}
 _MARKS = frozenset(tuple(mark.split()) for mark in phrases.SECOND_MARKS)
 _THEN = frozenset(tuple(words.split()) for words in phrases.CONNECTIVES)
@@ -128,11 +129,28 @@ def _matches(words: list[str]) -> Iterator[_Match]:
         at += length
 
 
-def rephrase(text: str) -> str:
-    """A prompt in words that captions use, for a model that was trained on captions: "a ship" becomes "a boat"."""
-    text = _IS_FALLING.sub("", text)  # "it is snowing" becomes "it snows"
-    words = [phrases.SYNONYMS.get(word, word) for word in tokens(text)]
-    return " ".join(word for word in words if word).replace(" ,", ",")
+def rephrase(text: str) -> tuple[str, dict[str, str]]:
+    """A prompt in words that captions use, for a model that was trained on captions: "a ship" becomes "a boat".
+
+    Beside it what was read as what; a caption comes back as it is."""
+    read_as: dict[str, str] = {}
+
+    def say(known: str) -> Callable[[re.Match[str]], str]:
+        def said(found: re.Match[str]) -> str:
+            read_as[found.group().lower()] = known
+            return known
+
+        return said
+
+    said = text
+    for pattern, known in _PHRASES:
+        said = pattern.sub(say(known), said)
+    read_as |= {word: phrases.SYNONYMS[word] for word in tokens(said) if word in phrases.SYNONYMS}
+    if not read_as:
+        return text, {}
+    said = _IS_FALLING.sub("", said)  # "it is snowing" becomes "it snows"
+    words = [phrases.SYNONYMS.get(word, word) for word in tokens(said)]
+    return " ".join(word for word in words if word).replace(" ,", ","), read_as
 
 
 def _unknown(words: list[str]) -> list[tuple[str, tuple[str, ...]]]:
@@ -150,7 +168,7 @@ def _similar(word: str, known: list[str]) -> tuple[str, ...]:
 
 def scene_from_prompt(text: str, seed: int = 0, switch_every: float = 3.0) -> Scene:
     """A scene that shows what a prompt asks for; what it leaves open follows from the seed."""
-    parsed = parse_caption(text)
+    parsed = parse_caption(rephrase(text)[0])
     return complete(
         parsed.attributes, [Event(switch_every * (k + 1), *event) for k, event in enumerate(parsed.events)], seed
     )

@@ -293,8 +293,47 @@ SYNONYMS = {
     "ship": "boat", "vessel": "boat", "vehicle": "car", "auto": "car", "jet": "airplane",
     "magenta": "pink", "lilac": "purple", "gold": "yellow", "navy": "blue", "lime": "green",
     "village": "cottages", "jungle": "forest", "lake": "sea", "sunlit": "sunny",
-    "nightfall": "night", "cloudy": "misty", "stormy": "rainy", "drizzle": "rain",
+    "nightfall": "night", "cloudy": "misty", "stormy": "rainy", "drizzle": "rain", "drizzling": "rains",
+    "lorry": "bus", "taxi": "car", "cab": "car", "van": "car", "jeep": "car", "tram": "train", "airliner": "airplane",
+    "zeppelin": "airship", "blimp": "airship", "ferry": "boat", "canoe": "boat", "goose": "duck", "swan": "duck",
+    "turquoise": "azure", "cyan": "azure", "indigo": "violet", "maroon": "crimson",
+    "beige": "ivory", "cream": "ivory", "teal": "emerald", "lavender": "violet",
+    "road": "street", "highway": "street", "prairie": "meadow", "valley": "countryside",
+    "harbour": "coast", "harbor": "coast", "shore": "coast", "woodlands": "woods", "sundown": "sunset",
+    "thunderstorm": "downpour", "snowstorms": "snowstorm", "showers": "shower", "sleet": "snow",
+    "runs": "walks", "running": "walking", "strides": "walks", "races": "drives", "racing": "driving",
+    "speeding": "driving", "speeds": "drives", "rides": "drives", "riding": "driving", "sleeping": "resting",
+    "sits": "rests", "sitting": "resting",
+
+    # not in this world: what comes nearest to it
+    "cat": "rabbit", "kitten": "rabbit", "dog": "rabbit", "puppy": "rabbit", "fox": "rabbit", "squirrel": "rabbit",
+    "mouse": "rabbit", "bear": "rabbit", "horse": "rabbit", "cow": "rabbit", "sheep": "rabbit", "lion": "rabbit",
+    "tiger": "rabbit", "deer": "rabbit", "kangaroo": "rabbit", "frog": "rabbit", "animal": "rabbit",
+    "eagle": "bird", "owl": "bird", "seagull": "bird", "gull": "bird", "crow": "bird", "pigeon": "bird",
+    "parrot": "bird", "dragon": "bird", "butterfly": "bird", "bee": "bird", "penguin": "duck",
+    "truck": "bus", "tractor": "bus", "motorcycle": "car", "motorbike": "car", "bicycle": "car", "bike": "car",
+    "scooter": "car", "helicopter": "airplane", "drone": "airplane", "rocket": "spaceship", "submarine": "boat",
+    "whale": "boat", "fish": "duck", "football": "ball", "basketball": "ball",
+    "park": "meadow", "garden": "meadow", "farm": "countryside", "river": "sea", "pond": "sea",
+    "canyon": "mesas", "volcano": "peaks", "arctic": "winter", "glacier": "peaks", "sahara": "desert",
+    "tokyo": "the city", "paris": "the city", "london": "the city", "berlin": "the city", "manhattan": "the city",
 }  # fmt: skip
+
+_HEROES = {word: hero for hero, words in HERO_WORDS.items() for word in words if word.isalpha() and hero != "bus"}
+_HEROES |= {word: hero for word, hero in SYNONYMS.items() if hero in HERO_WORDS}
+SYNONYMS |= {f"{word}s": SYNONYMS.get(word, word) for word in _HEROES} | {"buses": "bus", "puppies": "rabbit"}
+
+# The same for what takes several words.
+PHRASES = {
+    r"\b(?:no|without|without any) (?:rain|snow|fog|mist|haze|clouds|storms?|wind)\b": "in dry weather",
+    r"\bnot (?:raining|snowing|rainy|snowy|foggy|misty|hazy|cloudy|stormy)\b": "in dry weather",
+    r"(?<!without )(?<!without a )\b(?:(?:a|the) )?storm\b": "a heavy shower",
+    r"\b(?:it )?stops (?:raining|snowing)\b": "the weather clears",
+    r"\b(?:(?:starts|begins) raining|make it rain)\b": "starts to rain",
+    r"\b(?:(?:starts|begins) snowing|make it snow)\b": "starts to snow",
+    r"\bin (?:a|the) (?:field|park|garden)\b": "in a meadow",
+    r"\bnew york(?: city)?\b": "the city",
+}
 
 
 def finite(verb: str) -> str:
