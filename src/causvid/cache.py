@@ -68,8 +68,9 @@ class KVCache:
         self.shape, self.policy, self.capacity = shape, policy, capacity
         self.num_frames = 0  # frames committed since the start of the stream
         size = (shape.num_layers, batch, capacity * shape.tokens_per_frame, shape.num_heads, shape.head_width)
-        self._keys = torch.zeros(size, dtype=dtype, device=device)
-        self._values = torch.zeros(size, dtype=dtype, device=device)
+        # nothing is seen that was not written before: memory that a stream never comes to is never touched
+        self._keys = torch.empty(size, dtype=dtype, device=device)
+        self._values = torch.empty(size, dtype=dtype, device=device)
         self._sink_keys: Tensor | None = None  # as first rotated, for policies that re-base the sink
         self._sink_shift = 0
 

@@ -208,10 +208,10 @@ class SelfAttention(nn.Module):
         self.norm_k = RMSNorm(cfg.width, cfg.eps)
 
     def forward(self, x: Tensor, rotation: Rotation, sight: Sight, layer: int) -> Tensor:
-        heads = "B L (N E) -> B L N E"
-        q = rotate(rearrange(self.norm_q(self.q(x)), heads, N=self.num_heads), rotation)
-        k = rotate(rearrange(self.norm_k(self.k(x)), heads, N=self.num_heads), rotation)
-        v = rearrange(self.v(x), heads, N=self.num_heads)
+        heads = (self.num_heads, -1)
+        q = rotate(self.norm_q(self.q(x)).unflatten(-1, heads), rotation)
+        k = rotate(self.norm_k(self.k(x)).unflatten(-1, heads), rotation)
+        v = self.v(x).unflatten(-1, heads)
         return self.o(sight.attend(layer, q, k, v).flatten(2))
 
 
@@ -229,13 +229,13 @@ class CrossAttention(nn.Module):
         self.norm_k = RMSNorm(cfg.width, cfg.eps)
 
     def project(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        heads = "B Y (N E) -> B Y N E"
-        k = rearrange(self.norm_k(self.k(text)), heads, N=self.num_heads)
-        v = rearrange(self.v(text), heads, N=self.num_heads)
+        heads = (self.num_heads, -1)
+        k = self.norm_k(self.k(text)).unflatten(-1, heads)
+        v = self.v(text).unflatten(-1, heads)
         return k.to(v.dtype), v
 
     def forward(self, x: Tensor, text: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-        q = rearrange(self.norm_q(self.q(x)), "B L (N E) -> B L N E", N=self.num_heads)
+        q = self.norm_q(self.q(x)).unflatten(-1, (self.num_heads, -1))
         k, v = text if isinstance(text, tuple) else self.project(text)
         return self.o(attention(q.to(v.dtype), k, v).flatten(2).to(x.dtype))
 
