@@ -82,5 +82,9 @@ from() { echo --set "teacher=$TEACHER" --set "init=$1"; }
 } >"$OUT/table4.tsv"
 echo "$OUT/table4.tsv"
 if [ "$PRESET" = vista ] && [ "$PROMPTS" -gt 0 ]; then
-  $PYTHON "$(dirname "$0")/../scripts/table4.py" "$OUT/table4.tsv" --prompts "$PROMPTS" --streams "$STREAMS" $TABLE_SETTINGS
+  lists=("$OUT/table4.tsv") # and what other seeds made before
+  for list in "$ROOT"/table4/seed-*/table4.tsv; do
+    [ "$list" = "$OUT/table4.tsv" ] || lists+=("$list")
+  done
+  $PYTHON "$(dirname "$0")/../scripts/table4.py" "${lists[@]}" --prompts "$PROMPTS" --streams "$STREAMS" $TABLE_SETTINGS
 fi

@@ -4,7 +4,8 @@
 
 Each line of the list is a name and a folder of weights. One with a teacher.safetensors is sampled in many steps with
 guidance, as a whole or, where it is called `causal`, chunk by chunk behind its own past; students stream as they do.
-Beside the list: table4.md, table4.png, figure8.png, and a folder for every row, whose clips are made only once.
+Further lists are the same rows trained with other seeds: hollow dots, and differences that are means over seeds.
+Beside the first list: table4.md, table4.png, figure8.png, and a folder for every row, whose clips are made only once.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from causvid.evaluate.drift import Drift, Timeline, measure_drift
 from causvid.evaluate.figures import COLOURS, draw_drift
 from causvid.evaluate.making import Maker, kept, stream
 from causvid.evaluate.protocol import NUM_FRAMES, prompts
-from causvid.evaluate.report import TITLES, Report, compare
+from causvid.evaluate.report import TITLES, Report, compare_seeds
 from causvid.evaluate.scoring import Instruments, load_instruments
 from causvid.evaluate.trial import Result, Role, Trial, load_candidate, settings_of, table
 from causvid.noise import chunk_noise, mix
@@ -130,7 +131,9 @@ class RowTrial(Trial):
         )
 
 
-def read_rows(file: Path, options: argparse.Namespace, told: Callable[[str, int, int], None]) -> list[Row]:
+def read_rows(
+    file: Path, truths: Path, options: argparse.Namespace, told: Callable[[str, int, int], None]
+) -> list[Row]:
     rows = []
     for line in file.read_text().splitlines():
         name, weights = line.split("\t")
@@ -138,7 +141,7 @@ def read_rows(file: Path, options: argparse.Namespace, told: Callable[[str, int,
         model, parts = load_candidate(weights, role, options.device)
         guidance = options.guidance if role == "teacher" else None
         settings = settings_of(model, weights, parts, role, options.steps if role == "teacher" else None, guidance)
-        trial = RowTrial(file.parent / "rows" / name, model, settings, file.parent / "truths", told)
+        trial = RowTrial(file.parent / "rows" / name, model, settings, truths, told)
         trial.streamer = students_own(model)
         if settings.guidance is not None:
             make = chunks_in_many_steps if name == CAUSAL else clips_in_a_row
@@ -147,19 +150,20 @@ def read_rows(file: Path, options: argparse.Namespace, told: Callable[[str, int,
     return rows
 
 
-def against(reports: dict[str, Report], name: str) -> list[str]:
+def against(seeds: Sequence[dict[str, Report]], name: str) -> list[str]:
     """How far each row lies from one of them, in pairs of prompts; a star where the interval leaves 0 out."""
-    lines = [f"| minus {name} | " + " | ".join(TITLES.values()) + " |", "|---" * (1 + len(TITLES)) + "|"]
-    for row, report in reports.items():
-        gaps = [compare(report, reports[name], column) for column in TITLES]
+    lines = [f"| minus {name} | seeds | " + " | ".join(TITLES.values()) + " |", "|---" * (2 + len(TITLES)) + "|"]
+    for row in seeds[0]:
+        pairs = [(reports[row], reports[name]) for reports in seeds if row in reports and name in reports]
+        gaps = [compare_seeds(pairs, column) for column in TITLES]
         cells = [
             f"{g.value:+.3f} ({g.low:+.3f} to {g.high:+.3f}){' *' if g.low > 0 or g.high < 0 else ''}" for g in gaps
         ]
-        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+        lines.append(f"| {row} | {len(pairs)} | " + " | ".join(cells) + " |")
     return lines
 
 
-def draw_table(results: Sequence[Result], path: Path) -> None:
+def draw_table(results: Sequence[Result], others: Sequence[dict[str, Report]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -171,11 +175,19 @@ def draw_table(results: Sequence[Result], path: Path) -> None:
         values = [result.report.columns[column] for result in results]
         mid = np.array([v.value for v in values])
         ends = np.abs(np.array([[v.value - v.low, v.high - v.value] for v in values]).T)
-        axis.barh(names, mid, xerr=ends, color=colour, height=0.65, error_kw={"elinewidth": 1})
+        axis.errorbar(mid, names, xerr=ends, color=colour, fmt="o", markersize=6, elinewidth=1.5)
+        for reports in others:
+            seen = [name for name in names if name in reports]
+            values = [reports[name].columns[column].value for name in seen]
+            axis.scatter(values, seen, s=36, facecolors="white", edgecolors=colour, zorder=3)
         axis.axvline(results[0].ceiling.columns[column].value, color="#222222", linestyle="--", linewidth=1)
         axis.axvline(results[0].floor.columns[column].value, color="#888888", linestyle=":", linewidth=1)
+        left, right = (mid - ends[0]).min(), results[0].ceiling.columns[column].value
+        axis.set_xlim(left - 0.06 * (right - left), right + 0.06 * (right - left))  # the floor may lie far outside
         axis.set_title(title, fontsize=10, loc="left")
         axis.tick_params(labelsize=8)
+        axis.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axis.set_axisbelow(True)
     axes[0].invert_yaxis()
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=110, metadata={"Software": None})
@@ -183,7 +195,7 @@ def draw_table(results: Sequence[Result], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("list", type=Path, help="table4.tsv, as runs/table4.sh writes it")
+    parser.add_argument("lists", type=Path, nargs="+", help="table4.tsv, as runs/table4.sh writes it; other seeds' too")
     parser.add_argument("--prompts", type=int, default=32, help="of every row; teachers take most of the time")
     parser.add_argument("--steps", type=int, help="of the teachers (default: the model's own)")
     parser.add_argument("--guidance", type=float, help="of the teachers (default: the model's own)")
@@ -198,26 +210,29 @@ def main() -> None:
     instruments, listed = load_instruments("report"), prompts("val", options.prompts)
     with show_progress() as progress:
         task = progress.add_task("", total=None, note="")
-        rows = read_rows(
-            options.list,
-            options,
-            lambda what, done, total: progress.update(task, completed=done, total=total, note=what),
-        )
-        results = []
-        for row in rows:
+
+        def told(what: str, done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, note=what)
+
+        def examine(row: Row) -> Result:
             progress.update(task, description=row.name)
-            results.append(row.trial.examine(listed, instruments))
-            results[-1].label = row.name
-        reports = {row.name: result.report for row, result in zip(rows, results)}
+            result = row.trial.examine(listed, instruments)
+            result.label = row.name
+            return result
+
+        out = options.lists[0].parent
+        rows, *other_rows = [read_rows(file, out / "truths", options, told) for file in options.lists]
+        results = [examine(row) for row in rows]
+        seeds = [{result.label: result.report for result in results}]
+        seeds += [{row.name: examine(row).report for row in other} for other in other_rows]
         drifts = {}
         for row in rows if options.streams else []:
             if row.name in options.figure8.split(","):
                 progress.update(task, description=f"{row.name}, {options.seconds:g} s", note="")
                 drifts[row.name] = row.drift(instruments, options.streams, options.seconds)
-    if options.against not in reports:
-        raise UserError(f"there is no row '{options.against}'; it has {', '.join(reports)}")
-    out = options.list.parent
-    text = "\n".join(["```", table(results), "```", "", *against(reports, options.against)])
+    if options.against not in seeds[0]:
+        raise UserError(f"there is no row '{options.against}'; it has {', '.join(seeds[0])}")
+    text = "\n".join(["```", table(results), "```", "", *against(seeds, options.against)])
     if drifts:
         fps = rows[0].trial.model.cfg.fps
         window = NUM_FRAMES / fps
@@ -231,7 +246,7 @@ def main() -> None:
         text += "\n\n" + "\n".join([*head, *lines])
     with whole_file(out / "table4.md") as temporary:
         temporary.write_text(text + "\n")
-    draw_table(results, out / "table4.png")
+    draw_table(results, seeds[1:], out / "table4.png")
     print(text)
 
 

@@ -13,7 +13,7 @@ from causvid.evaluate.diversity import measure_diversity, open_entropy, spread
 from causvid.evaluate.drift import SUMMARIES, _accuracy, _lifetime, measure_drift
 from causvid.evaluate.figures import draw_curve
 from causvid.evaluate.protocol import another_truth, prompts, through_codec, truth
-from causvid.evaluate.report import TITLES, Anchors, Report, column, column_interval, compare, evaluate
+from causvid.evaluate.report import TITLES, Anchors, Report, column, column_interval, compare, compare_seeds, evaluate
 from causvid.evaluate.scoring import COLUMNS, read_clip, score
 from causvid.worlds.vista.scene import Scene
 
@@ -112,6 +112,18 @@ def test_reports_are_compared_in_pairs():
     other = fake_report([0.5] * 3)
     with pytest.raises(ValueError, match="same list"):
         compare(better, other, "OC*")
+
+
+def test_trainings_with_several_seeds_are_compared_by_their_mean():
+    rng = np.random.default_rng(0)
+    a, b, c = (fake_report(rng.uniform(size=30)) for _ in range(3))
+    assert compare_seeds([(a, b)], "text") == compare(a, b, "text")
+    both = compare_seeds([(a, c), (b, c)], "text")
+    assert both.value == pytest.approx((compare(a, c, "text").value + compare(b, c, "text").value) / 2)
+    # what speaks for one seed and against the other cancels out, in every resample
+    assert compare_seeds([(a, b), (b, a)], "text") == pytest.approx((0, 0, 0), abs=1e-12)
+    with pytest.raises(ValueError, match="same list"):
+        compare_seeds([(a, b), (fake_report([0.5] * 3), fake_report([0.5] * 3))], "text")
 
 
 def test_evaluating_writes_json_table_and_picture(untrained, tmp_path):

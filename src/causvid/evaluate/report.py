@@ -325,13 +325,26 @@ def set_distances(reads: Sequence[ClipRead], trues: Sequence[ClipRead]) -> dict[
 
 def compare(a: Report, b: Report, metric: str, resamples: int = 10_000) -> stats.Interval:
     """a - b of a column or a metric over the same prompts, with the paired 95 % interval."""
+    if metric in COLUMNS:
+        return compare_seeds([(a, b)], metric, resamples)
+    _check_same(a, b)
+    return stats.paired_bootstrap([r[metric] for r in a.rows], [r[metric] for r in b.rows], resamples)
+
+
+def compare_seeds(pairs: Sequence[tuple[Report, Report]], column_name: str, resamples: int = 10_000) -> stats.Interval:
+    """The mean of a - b over trainings with several seeds, of a column: the interval is that over prompts."""
+    for a, b in pairs:
+        _check_same(a, b)
+        _check_same(a, pairs[0][0])
+    draws = [_column_draws(r.rows, column_name, resamples, 0) for pair in pairs for r in pair]
+    low, high = np.percentile(np.mean(draws[::2], axis=0) - np.mean(draws[1::2], axis=0), [2.5, 97.5])
+    gap = _mean([column(a.rows, column_name) - column(b.rows, column_name) for a, b in pairs])
+    return stats.Interval(gap, float(low), float(high))
+
+
+def _check_same(a: Report, b: Report) -> None:
     if a.captions != b.captions:
         raise ValueError("the two reports are about different prompts: evaluate both on the same list")
-    if metric not in COLUMNS:
-        return stats.paired_bootstrap([r[metric] for r in a.rows], [r[metric] for r in b.rows], resamples)
-    draws = _column_draws(a.rows, metric, resamples, 0) - _column_draws(b.rows, metric, resamples, 0)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return stats.Interval(column(a.rows, metric) - column(b.rows, metric), float(low), float(high))
 
 
 def measure_anchors(
