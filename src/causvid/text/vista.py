@@ -98,7 +98,7 @@ class VistaText(nn.Module):
 
     def understand(self, prompt: str) -> Understood:
         """In words of captions, where they say the same: captions themselves are left as they are."""
-        from causvid.worlds.vista.parsing import parse_caption, rephrase
+        from causvid.worlds.vista.parsing import names_a_hero, rephrase
         from causvid.worlds.vista.phrases import HERO_WORDS
 
         text, read_as = rephrase(prompt)
@@ -108,8 +108,7 @@ class VistaText(nn.Module):
         near = {
             word: tuple(get_close_matches(word, self.vocabulary, n=3, cutoff=0.76)) for word in [*unknown][:MAX_NEAR]
         }
-        shows_any = parse_caption(text).attributes.keys() & {"hero", "second hero"}
-        instead = tuple(HERO_WORDS) if unknown and not shows_any else ()
+        instead = tuple(HERO_WORDS) if unknown and not names_a_hero(text) else ()
         return Understood(text, read_as, unknown | near, self.num_lost_words(text), instead)
 
     def forward(self, prompts: list[str]) -> Text:

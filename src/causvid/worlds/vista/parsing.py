@@ -80,6 +80,11 @@ def parse_caption(text: str) -> Parsed:
     return parsed
 
 
+def names_a_hero(text: str) -> bool:
+    """Whether any prompt, however long, names something that can be shown; quicker than all that it says."""
+    return any(match.slot == "hero" for match in _matches(tokens(text)))
+
+
 def _suit_motions(parsed: Parsed) -> None:
     """A duck that floats bobs, and a plane that moves along flies."""
     hero = parsed.attributes.get("hero")
