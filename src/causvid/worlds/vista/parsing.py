@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -139,17 +139,10 @@ def rephrase(text: str) -> tuple[str, dict[str, str]]:
 
     Beside it what was read as what; a caption comes back as it is."""
     read_as: dict[str, str] = {}
-
-    def say(known: str) -> Callable[[re.Match[str]], str]:
-        def said(found: re.Match[str]) -> str:
-            read_as[found.group().lower()] = known
-            return known
-
-        return said
-
     said = text
     for pattern, known in _PHRASES:
-        said = pattern.sub(say(known), said)
+        read_as |= {found.group().lower(): known for found in pattern.finditer(said)}
+        said = pattern.sub(known, said)
     read_as |= {word: phrases.SYNONYMS[word] for word in tokens(said) if word in phrases.SYNONYMS}
     if not read_as:
         return text, {}
