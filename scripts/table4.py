@@ -140,7 +140,8 @@ def read_rows(
         role: Role = "teacher" if (Path(weights) / "teacher.safetensors").is_file() else "student"
         model, parts = load_candidate(weights, role, options.device)
         guidance = options.guidance if role == "teacher" else None
-        settings = settings_of(model, weights, parts, role, options.steps if role == "teacher" else None, guidance)
+        steps = options.steps if role == "teacher" else None
+        settings = settings_of(model, weights, parts, role, steps, guidance, story=False)  # networks alone are compared
         trial = RowTrial(file.parent / "rows" / name, model, settings, truths, told)
         trial.streamer = students_own(model)
         if settings.guidance is not None:

@@ -146,13 +146,14 @@ class Model:
 
     # ---- the causal student ------------------------------------------------------------------------------------
 
-    def session(self, prompt: str, *, seed: int = 0, **options) -> Session:
-        """Start a stream. Options are those of `StreamOptions`: steps, window, sink, relative."""
+    def session(self, prompt: str, *, seed: int = 0, story: bool = True, **options) -> Session:
+        """Start a stream. Options are those of `StreamOptions`: steps, window, sink, relative. What a prompt says comes
+        later is told when its time comes, where the text encoder can take it apart, unless `story` is False."""
         unknown = options.keys() - StreamOptions.__dataclass_fields__.keys()
         if unknown:
             known = ", ".join(StreamOptions.__dataclass_fields__)
             raise UserError(f"a session has no option {', '.join(sorted(unknown))}; it has {known}")
-        return Session(self, prompt, seed=seed, options=StreamOptions(**options))
+        return Session(self, prompt, seed=seed, options=StreamOptions(**options), story=story)
 
     # ---- the bidirectional teacher -----------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from causvid.cli_options import (
     ModelOption,
     OutOption,
     RecipeOption,
+    StoryOption,
     StudentOption,
     given,
     load_model,
@@ -65,6 +66,7 @@ def generate(
     student: StudentOption = None,
     recipe: RecipeOption = None,
     lora: LoraOption = None,
+    story: StoryOption = True,
 ) -> None:
     """Generate a video from a prompt, and from further prompts on the way."""
     from causvid import media
@@ -76,12 +78,12 @@ def generate(
     if teacher and timeline:
         raise UserError("the teacher makes a clip as a whole and cannot change its prompt; leave out --teacher or --at")
     loaded = load_model(model, device, student, recipe, lora, size)
-    tell_understood(loaded, [prompt, *(text for _, text in timeline)])
+    tell_understood(loaded, [prompt, *(text for _, text in timeline)], story and not teacher)
     if teacher:
         frames = _sample(loaded, prompt, seconds, steps, guidance, seed)
         media.write_video(out, frames, loaded.cfg.fps)
     else:
-        session = loaded.session(prompt, seed=seed, **given(steps=steps, window=window))
+        session = loaded.session(prompt, seed=seed, story=story, **given(steps=steps, window=window))
         stream_to_file(session, out, seconds, timeline, switch)
     typer.echo(out)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from causvid.cli_options import DeviceOption, RecipeOption, show_progress
+from causvid.cli_options import DeviceOption, RecipeOption, StoryOption, show_progress
 from causvid.errors import UserError
 
 evaluate_app = typer.Typer(invoke_without_command=True)
@@ -39,6 +39,7 @@ def evaluate(
     ),
     device: DeviceOption = None,
     recipe: RecipeOption = None,
+    story: StoryOption = True,
 ) -> None:
     """Score a model of the world Vista: three columns between the ground truth and bad references.
 
@@ -72,7 +73,7 @@ def evaluate(
     results = []
     with show_progress() as progress:
         for value in values:
-            settings = trial.settings_of(loaded, model, parts, role, steps, value)  # type: ignore[arg-type]
+            settings = trial.settings_of(loaded, model, parts, role, steps, value, story)  # type: ignore[arg-type]
             folder = out / f"guidance-{value:g}" if len(values) > 1 else out
             tried = trial.Trial(folder, loaded, settings, out / "truths", _show(progress, settings.label))
             results.append(tried.examine(listed, instruments, seeds=seeds, long=long))

@@ -14,6 +14,10 @@ from causvid.errors import UserError
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="'vista', or a model folder.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (default: the best there is)")]
 StudentOption = Annotated[Path | None, typer.Option(help="A few-step causal checkpoint to stream with.")]
+StoryOption = Annotated[
+    bool,
+    typer.Option(help="Tell a student what a prompt says comes later when its time comes, or all of it at once."),
+]
 RecipeOption = Annotated[
     str | None,
     typer.Option(
@@ -118,10 +122,11 @@ def read_change(text: str) -> tuple[float, str]:
     return read_time(time), prompt.strip()
 
 
-def tell_understood(model: Any, prompts: Sequence[str]) -> None:
+def tell_understood(model: Any, prompts: Sequence[str], story: bool = True) -> None:
     """Vista knows a few hundred words. The others are not replaced or ignored silently."""
     for prompt in prompts:
-        for note in model.understand(prompt).notes:
+        understood = model.understand(prompt)
+        for note in understood.streamed_notes if story else understood.notes:
             typer.echo(f"causvid: {note}", err=True)
 
 

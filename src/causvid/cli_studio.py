@@ -112,7 +112,8 @@ def restyle(
     if of and redraw:
         raise UserError("--redraw keeps nothing that --of could tell of; leave out one of them.")
     loaded = load_model(model, device, student, recipe, lora)
-    tell_understood(loaded, [prompt, of] if of.strip() else [prompt])
+    tell_understood(loaded, [prompt])
+    tell_understood(loaded, [of] if of.strip() else [], story=False)
     frames = media.read_video(video, loaded.cfg.fps)
     session = loaded.session(prompt, seed=seed)
     session.restyle(_strength(strength, REDRAW if redraw else EDIT), of=None if redraw else of)

@@ -48,8 +48,11 @@ def render(take: Take, model: Model, **options: Any) -> Iterator[Chunk]:
 
 
 def ask(session: Session, event: Event, fixed: dict[str, Any]) -> None:
-    """Ask for what was asked before, but for settings that are `fixed` now. Sources are followed as recorded."""
+    """Ask for what was asked before, but for settings that are `fixed` now. Sources are followed as recorded, and a
+    session tells the parts of a story itself."""
     value = event.value
+    if value.get("told"):
+        return
     if event.kind == "settings":
         value = {key: setting for key, setting in value.items() if key not in fixed}
     if event.kind != "source" and value:

@@ -48,6 +48,7 @@ from causvid.situation import (
 )
 from causvid.sources import Source, encode_clip, encode_image, levels_from
 from causvid.stopwatch import Stopwatch
+from causvid.story import next_part, read_story, with_story
 from causvid.take import ChunkNote, Cut, Event, EventKind, Kind, Take
 from causvid.text import Understood
 
@@ -86,10 +87,14 @@ class Session:
         seed: int = 0,
         options: StreamOptions | None = None,
         moment_bytes: int = MOMENT_BYTES,
+        story: bool | tuple[str, ...] = True,
     ) -> None:
-        value = {"text": prompt, "seed": seed, "options": asdict(options or StreamOptions())}
-        start = Event(0, 0.0, "start", value)
+        """`story`: whether prompts that say what comes later are told part by part, or the parts of this one."""
         self.model = model
+        self._tells_stories = story is not False
+        value = {"text": prompt, "seed": seed, "options": asdict(options or StreamOptions())}
+        parts = self._story_of(prompt) if isinstance(story, bool) else story
+        start = Event(0, 0.0, "start", with_story(value, parts))
         self.history = History(moment_bytes, [start])
         self.exact = True  # whoever answers passes in a way that depends on other streams says so here
         self._began = time.monotonic()
@@ -189,7 +194,7 @@ class Session:
         value = {"text": text, "mode": mode, "blend": blend}
         read_prompt(value)
         self._embed(text)  # refuse a hopeless prompt now, not at the next chunk
-        self._ask("prompt", value)
+        self._ask("prompt", with_story(value, self._story_of(text)))
 
     def change(self, **settings: Any) -> None:
         """Another seed, number of steps, window, sink or relative from the next chunk on."""
@@ -367,8 +372,8 @@ class Session:
     def from_start(cls, take: Take, model: Model, *, moment_bytes: int = MOMENT_BYTES, **options: Any) -> Session:
         """A new stream that begins as a take did; `options` replace those of the take."""
         start = take.events[0].value
-        chosen = read_options(start["options"] | options)
-        return cls(model, start["text"], seed=take.seed, options=chosen, moment_bytes=moment_bytes)
+        chosen, story = read_options(start["options"] | options), read_story(start)
+        return cls(model, start["text"], seed=take.seed, options=chosen, moment_bytes=moment_bytes, story=story)
 
     # ---- making a take again: what was asked and given, without the pictures ---------------------------------------
 
@@ -399,6 +404,9 @@ class Session:
         if len(self.history.events) >= MAX_EVENTS:
             raise UserError(f"a stream has at most {MAX_EVENTS:,} changes; save it, and go on with a new one")
         self._inputs.ask(Event(self.num_chunks, time.monotonic() - self._began, kind, value))
+
+    def _story_of(self, prompt: str) -> tuple[str, ...]:
+        return self.model.understand(prompt).story if self._tells_stories else ()
 
     def _embed(self, prompt: str) -> Text:
         return self.model.embed([prompt])
@@ -437,7 +445,10 @@ class Session:
         )
 
     def _catch_up_passes(self) -> Passes[None]:
-        """Put in force what was asked for since the last chunk."""
+        """Put in force what was asked for since the last chunk, and what a story has come to."""
+        part = next_part(self.history, self.rollout.cfg.chunk_size(self._shot_begins))
+        if part is not None and self._inputs.prompt is None:
+            self.repeat(Event(self.num_chunks, time.monotonic() - self._began, "prompt", part))
         while self._inputs.waiting:
             event = replace(self._inputs.waiting.popleft(), chunk=self.num_chunks)
             self.history.events.append(event)

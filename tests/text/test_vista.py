@@ -98,6 +98,17 @@ def test_what_people_say_besides_is_read_in_words_of_captions():
     assert encoder.understand(" ".join(["red"] * 14)).notes == ["the last 3 words do not fit; shorten the prompt"]
 
 
+def test_what_comes_later_is_told_in_parts_if_the_encoder_has_the_words():
+    told = "a ship at night, then dawn comes"
+    understood = VistaText(CFG, vista.vocabulary()).understand(told)
+    assert understood.story == ("a video of a boat at night", "a video of a boat at dawn")
+    assert understood.notes == ["'ship' is read as 'boat'"]
+    assert understood.streamed_notes[1:] == [
+        "told one after the other: 'a video of a boat at night', then 'a video of a boat at dawn'"
+    ]
+    assert VistaText(CFG, [*WORDS, "boat", "at", "night", "then", "dawn", "comes"]).understand(told).story == ()
+
+
 def test_captions_are_read_as_they_are():
     encoder = VistaText(CFG, vista.vocabulary())
     for split in vista.SPLITS:

@@ -10,12 +10,14 @@ import pytest
 from PIL import Image
 
 from causvid.errors import UserError
+from causvid.evaluate.alignment import wanted
 from causvid.worlds import vista
 from causvid.worlds.vista import phrases
 from causvid.worlds.vista.captions import all_phrases
 from causvid.worlds.vista.parsing import rephrase, scene_from_prompt, tokens
 from causvid.worlds.vista.scene import Second
 from causvid.worlds.vista.sheet import contact_sheet, write_world
+from causvid.worlds.vista.story import story
 
 CAR = vista.Scene(5, "meadow", "day", "clear", "car", "red", "hops", "static", Second("bird", "blue", "flies"))
 
@@ -250,3 +252,42 @@ def test_a_world_folder_has_clips_captions_and_a_sheet(tmp_path):
 def test_wrong_requests_say_what_to_write(tmp_path, wrong, message):
     with pytest.raises(UserError, match=message):
         write_world(tmp_path, **wrong)
+
+
+# ---- what comes later, told when the time comes ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["train", "paraphrase", "compose", "order"])
+def test_the_parts_of_a_story_say_what_the_caption_wants_at_their_time(split):
+    with_events = 0
+    for seed in range(200):
+        text = vista.caption(vista.sample_scene(seed, split), seed, split)
+        parts, phases = story(text), wanted(text).phases
+        if len(phases) == 1:
+            assert parts == (), text
+            continue
+        with_events += 1
+        assert len(parts) == len(phases), text
+        said = vista.parse_caption(text).attributes
+        for part, phase in zip(parts, phases):
+            known = vista.parse_caption(part)
+            expected = {name: value for name, value in (said | phase).items() if value is not None}
+            assert known.attributes == expected and not known.events and not known.unknown, (text, part)
+    assert with_events > 80
+
+
+def test_a_story_keeps_the_words_of_its_prompt():
+    told = "at midnight, a crimson bunny hops up and down among cacti, near a bird"
+    assert story(f"{told}, then fog rolls in; and later, dawn comes") == (
+        "a crimson bunny hops up and down among cacti at midnight, near a bird",
+        "a crimson bunny hops up and down among cacti at midnight in the fog, near a bird",
+        "a crimson bunny hops up and down among cacti at dawn in the fog, near a bird",
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a red bus at night", "then then", "night falls, then a bus", "at night, then night falls", "a car, then a", ""],
+)
+def test_no_story_where_nothing_comes_later(text):
+    assert story(text) == ()

@@ -14,8 +14,7 @@ import numpy as np
 from causvid.evaluate.formulas import mid_frames
 from causvid.evaluate.judge_data import CONSTANT, TIMED, VALUES
 from causvid.evaluate.judges import Reading
-from causvid.worlds.vista.parsing import parse_caption
-from causvid.worlds.vista.scene import TRAVELS
+from causvid.worlds.vista.parsing import parse_caption, phases
 
 TRANSITION = 5  # stacks after the start of an event that are not scored: it takes 1 to 1.6 s
 SHORTEST = 2  # stacks of a phase that can be scored: an event may come after half a second
@@ -43,23 +42,7 @@ class Item(NamedTuple):
 def wanted(caption: str) -> Wanted:
     parsed = parse_caption(caption)
     constant = {RENAMED.get(n, n): v for n, v in parsed.attributes.items() if RENAMED.get(n, n) in CONSTANT}
-    now: dict[str, str | None] = {name: parsed.attributes.get(name) for name in TIMED}
-    phases = [now]
-    for kind, target in parsed.events:
-        now = now | {kind: target}
-        if kind == "motion":
-            now["camera"] = _camera_after(phases[-1], target)
-        phases.append(now)
-    return Wanted(constant, tuple(phases), tuple(parsed.events), tuple(word for word, _ in parsed.unknown))
-
-
-def _camera_after(before: dict[str, str | None], motion: str) -> str | None:
-    """Setting off takes the camera along, stopping stops it; what a caption leaves open stays open."""
-    if motion in TRAVELS:
-        return "follow"
-    if before["motion"] in TRAVELS:
-        return "static"
-    return None if before["camera"] == "follow" else before["camera"]
+    return Wanted(constant, tuple(phases(parsed)), tuple(parsed.events), tuple(word for word, _ in parsed.unknown))
 
 
 def items(want: Wanted, reading: Reading) -> list[Item]:

@@ -20,11 +20,11 @@ Maker = Callable[[str, int], np.ndarray]  # (caption, noise seed) -> frames uint
 Keep = Callable[[str, Callable[[], np.ndarray]], np.ndarray]  # (name, how to make it) -> frames, from disk if there
 
 
-def student_maker(model: Model, num_frames: int = NUM_FRAMES, **options: int) -> Maker:
+def student_maker(model: Model, num_frames: int = NUM_FRAMES, story: bool = True, **options: int | None) -> Maker:
     """Clips streamed chunk by chunk; options are those of a session (steps, window, ...)."""
 
     def make(caption: str, seed: int) -> np.ndarray:
-        return stream(model, [(0.0, caption)], num_frames, seed, **options)
+        return stream(model, [(0.0, caption)], num_frames, seed, story, **options)
 
     return make
 
@@ -55,10 +55,12 @@ def clips(make: Maker, listed: Sequence[Prompt]) -> Iterator[tuple[Prompt, np.nd
     return ((prompt, make(prompt.caption, prompt.noise_seed)) for prompt in listed)
 
 
-def stream(model: Model, timeline: Timeline, num_frames: int, seed: int, **options: int) -> np.ndarray:
+def stream(
+    model: Model, timeline: Timeline, num_frames: int, seed: int, story: bool = True, **options: int | None
+) -> np.ndarray:
     """One stream whose prompt changes at the given seconds, each at the next chunk that can still obey."""
     waiting = sorted(timeline)[1:]
-    session = model.session(timeline[0][1], seed=seed, **options)
+    session = model.session(timeline[0][1], seed=seed, story=story, **options)
     parts: list[np.ndarray] = []
     made = 0
     while made < num_frames:
@@ -70,7 +72,7 @@ def stream(model: Model, timeline: Timeline, num_frames: int, seed: int, **optio
 
 
 def long_streams(
-    model: Model, count: int, seconds: float = 30.0, keep: Keep = make_anew, **options: int
+    model: Model, count: int, seconds: float = 30.0, keep: Keep = make_anew, steps: int | None = None
 ) -> Iterator[tuple[Timeline, np.ndarray, np.ndarray]]:
     """What `drift.measure_drift` takes: timelines of the held-out split, the model's streams, and their truth."""
     num_frames = round(seconds * model.cfg.fps)
@@ -78,7 +80,7 @@ def long_streams(
         scene = sample_timeline_scene(index, seconds)
         timeline = timeline_prompts(scene, index)
         true = render(scene, num_frames, model.cfg.height, model.cfg.width, model.cfg.fps)[0]
-        make = partial(stream, model, timeline, num_frames, mix(7, index) % 2**31, **options)
+        make = partial(stream, model, timeline, num_frames, mix(7, index) % 2**31, steps=steps)
         yield timeline, keep(f"stream {index} of {seconds:g} s", make), true
 
 

@@ -53,12 +53,14 @@ class Settings:
     guidance: float | None = None
     num_frames: int = NUM_FRAMES
     chunk: int = VISTA_STUDENT.chunk  # latent frames that a student makes at a time
+    story: bool = False  # what comes later is told to a student when its time comes
 
     @property
     def label(self) -> str:
         guided = "" if self.guidance is None else f", guidance {self.guidance:g}"
         chunks = "" if self.chunk == VISTA_STUDENT.chunk else f", chunks of {self.chunk}"
-        return f"{self.role}, {self.steps} steps{guided}{chunks}"
+        told = "" if self.story or self.role == "teacher" else ", told all at once"
+        return f"{self.role}, {self.steps} steps{guided}{chunks}{told}"
 
 
 def load_candidate(
@@ -100,7 +102,7 @@ def load_candidate(
 
 
 def settings_of(model: Model, name: str, parts: dict[str, str], role: Role, steps: int | None = None,
-                guidance: float | None = None) -> Settings:  # fmt: skip
+                guidance: float | None = None, story: bool = True) -> Settings:  # fmt: skip
     """What is not asked for is as the model says."""
     how = model.cfg.teacher
     if role == "teacher":
@@ -108,7 +110,7 @@ def settings_of(model: Model, name: str, parts: dict[str, str], role: Role, step
     if guidance is not None:
         raise UserError("a student is distilled from a guided teacher and has no guidance of its own; leave it out")
     rollout = model.cfg.rollout
-    return Settings(name, parts, role, steps or len(rollout.sigmas) - 1, chunk=rollout.chunk)
+    return Settings(name, parts, role, steps or len(rollout.sigmas) - 1, chunk=rollout.chunk, story=story)
 
 
 @dataclass
@@ -179,7 +181,7 @@ class Trial:
         s = self.settings
         if s.role == "teacher":
             return kept(teacher_maker(self.model, s.num_frames, s.steps, s.guidance), self.clips.frames)
-        return kept(student_maker(self.model, s.num_frames, steps=s.steps), self.clips.frames)
+        return kept(student_maker(self.model, s.num_frames, steps=s.steps, story=s.story), self.clips.frames)
 
     def examine(
         self, listed: Sequence[Prompt], instruments: Instruments, *, seeds: int = 1, long: float = 0.0, streams: int = 8

@@ -61,7 +61,8 @@ def generation(
                 job.progress = min(made / wanted, 1.0)
         return path
 
-    notes = [note for text in (prompt, *(text for _, text, _ in changes)) for note in model.understand(text).notes]
+    told = (prompt, *(text for _, text, _ in changes))
+    notes = [note for text in told for note in model.understand(text).streamed_notes]
     return Job(what="generate", make=make, notes=notes)
 
 

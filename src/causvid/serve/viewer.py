@@ -192,6 +192,9 @@ class Viewer:
         if stream is not self.stream or self._closed or epoch != stream.epoch:
             return  # taken back meanwhile
         self._tell(about)
+        last = stream.session.history.events[-1]
+        if made and last.chunk == chunk.index and last.value.get("told"):
+            self._tell_state()
         self.engine.meters.count("frames_dropped_total", self._outbox.show(pictures))
         self.engine.meters.count("frames_total", len(pictures))
         self.engine.meters.count("chunks_total")
@@ -295,7 +298,7 @@ class Viewer:
         stream.source_ends = False
         await self._ask(lambda session: session.restyle(strength, of=of, limit=limit))
         if of and strength is not None:
-            self._tell_understood(of)
+            self._tell_understood(of, streamed=False)
         self._tell_state()
 
     async def _do_rewind(self, message: dict[str, Any]) -> None:
@@ -374,11 +377,12 @@ class Viewer:
             stream.touched = time.monotonic()
             self.engine.pause(stream)
 
-    def _tell_understood(self, prompt: str) -> None:
+    def _tell_understood(self, prompt: str, streamed: bool = True) -> None:
         """How a prompt is read, if that is not word by word."""
         understood = self.engine.model.understand(prompt)
-        if understood.notes:
-            self._tell({"type": "understood", "prompt": prompt, "text": understood.text, "notes": understood.notes})
+        notes = understood.streamed_notes if streamed else understood.notes
+        if notes:
+            self._tell({"type": "understood", "prompt": prompt, "text": understood.text, "notes": notes})
 
     def _tell_state(self) -> None:
         stream = self.stream

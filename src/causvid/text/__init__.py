@@ -21,10 +21,21 @@ class Understood:
     unknown: dict[str, tuple[str, ...]] = field(default_factory=dict)  # words that say nothing -> words spelt like them
     num_lost: int = 0  # words at the end that do not fit
     instead: tuple[str, ...] = ()  # what can be shown, where words are unknown and nothing that can be is named
+    story: tuple[str, ...] = ()  # what to tell a stream one after the other, where a prompt says what comes later
 
     @property
     def notes(self) -> list[str]:
         """What a user should know about it, in sentences."""
+        lost = [f"the last {self.num_lost} words do not fit; shorten the prompt"] if self.num_lost else []
+        return self._about_words() + lost
+
+    @property
+    def streamed_notes(self) -> list[str]:
+        """The same where it is told to a stream, part by part if it has parts."""
+        parts = ", then ".join(f"'{part}'" for part in self.story)
+        return [*self._about_words(), f"told one after the other: {parts}"] if parts else self.notes
+
+    def _about_words(self) -> list[str]:
         out = [f"'{word}' is read as '{known}'" if known else f"'{word}' is left out" for word, known in
                self.read_as.items()]  # fmt: skip
         for word, near in self.unknown.items():
@@ -32,8 +43,6 @@ class Understood:
             out.append(f"the word '{word[:40]}' is not known{hint}")
         if self.instead:
             out.append(f"nothing is named that this model can show: {', '.join(self.instead)}")
-        if self.num_lost:
-            out.append(f"the last {self.num_lost} words do not fit; shorten the prompt")
         return out
 
 

@@ -100,6 +100,7 @@ class VistaText(nn.Module):
         """In words of captions, where they say the same: captions themselves are left as they are."""
         from causvid.worlds.vista.parsing import names_a_hero, rephrase
         from causvid.worlds.vista.phrases import HERO_WORDS
+        from causvid.worlds.vista.story import story
 
         text, read_as = rephrase(prompt)
         if not split_words(text):  # nothing but words that can be left out
@@ -109,7 +110,10 @@ class VistaText(nn.Module):
             word: tuple(get_close_matches(word, self.vocabulary, n=3, cutoff=0.76)) for word in [*unknown][:MAX_NEAR]
         }
         instead = tuple(HERO_WORDS) if unknown and not names_a_hero(text) else ()
-        return Understood(text, read_as, unknown | near, self.num_lost_words(text), instead)
+        parts = story(text)
+        if any(self.unknown_words(part) for part in parts):  # an encoder of fewer words than captions have
+            parts = ()
+        return Understood(text, read_as, unknown | near, self.num_lost_words(text), instead, parts)
 
     def forward(self, prompts: list[str]) -> Text:
         tokens = self.tokenize(prompts).to(self.places.device)

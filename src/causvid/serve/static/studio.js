@@ -214,9 +214,18 @@ function showPrompt(text) {
   return undefined;
 }
 
+// What a key changes: what is written, or of a story that is under way the part that is told now.
+function inForce() {
+  const { state } = chosen.stream;
+  const prompts = (state?.events ?? []).filter((event) => event.kind === "prompt");
+  const asked = prompts.findLast((event) => !event.told)?.text ?? state?.first_prompt;
+  if (prompts.at(-1)?.told && box.value === asked) return state.prompt;
+  return box.value || state?.prompt || words.surprise("");
+}
+
 function quick(key) {
   const { group, value } = words.keys[key];
-  box.value = words.change(box.value || chosen.stream.state?.prompt || words.surprise(""), group, value);
+  box.value = words.change(inForce(), group, value);
   showPrompt(box.value);
 }
 

@@ -27,10 +27,10 @@ def timeline_prompts(scene: Scene, seed: int = 0, split: str = "train") -> list[
 
 def describe(scene: Scene, seed: int, split: str = "train", drop: float = DROP) -> tuple[str, set[str]]:
     """A caption, and the names of the attributes that it mentions."""
-    return _Writer(scene, seed, split, drop).write()
+    return Writer(scene, seed, split, drop).write()
 
 
-class _Writer:
+class Writer:
     """Each slot draws from its own stream: changing one attribute changes one phrase."""
 
     def __init__(self, scene: Scene, seed: int, split: str, drop: float):
@@ -53,14 +53,18 @@ class _Writer:
             self.said.add(slot)
         return said
 
+    def _manner(self, slot: str) -> str:
+        stream = self._stream(f"{slot} manner")
+        return stream.pick(phrases.MANNERS) if stream.chance(0.15) else ""
+
+    def _order(self) -> int:
+        return self._stream("order").below(6)
+
     def _noun(self, hero: str, colour: str | None, slot: str) -> str:
         words = [self._choose(phrases.HERO_WORDS[hero], f"{slot} hero")]
         if colour is not None:
             words.insert(0, self._choose(phrases.COLOUR_WORDS[colour], f"{slot} colour"))
-        manner = self._stream(f"{slot} manner")
-        if manner.chance(0.15):
-            words.insert(0, manner.pick(phrases.MANNERS))
-        return with_article(" ".join(words))
+        return with_article(" ".join([*filter(None, [self._manner(slot)]), *words]))
 
     def write(self) -> tuple[str, set[str]]:
         scene, lane = self.scene, LANES[self.scene.hero]
@@ -81,7 +85,7 @@ class _Writer:
         return ", ".join(parts), self.said
 
     def _sentence(self, noun: str, verb: str | None, place: str, light: str, weather: str) -> str:
-        order = self._stream("order").below(6)
+        order = self._order()
         opening = self._choose(phrases.OPENINGS, "opening")
         first = {1: light, 4: place, 5: weather}.get(order, "")
         rest = [part for part in (place, light, weather) if part and part != first]
@@ -95,10 +99,16 @@ class _Writer:
         head = f"{first}, " if first else ""
         return head + " ".join([noun, phrases.finite(verb), *rest])
 
+    def _says_of_second(self, slot: str) -> bool:
+        """Its colour always, what it does sometimes."""
+        said = slot == "second colour" or self._stream(slot).chance(0.25)
+        if said and slot == "second motion":
+            self.said.add(slot)
+        return said
+
     def _second(self, second: Second) -> str:
-        noun = self._noun(second.hero, second.colour, "second")
-        if self._stream("second motion").chance(0.25):
-            self.said.add("second motion")
+        noun = self._noun(second.hero, second.colour if self._says_of_second("second colour") else None, "second")
+        if self._says_of_second("second motion"):
             words = phrases.motion_words(second.motion, second.hero, LANES[second.hero])
             noun += " " + phrases.participle(self._choose(words, "second verb"))
         return noun

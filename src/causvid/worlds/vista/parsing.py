@@ -9,7 +9,7 @@ from functools import cache
 from causvid.worlds.vista import phrases
 from causvid.worlds.vista.captions import all_phrases, vocabulary
 from causvid.worlds.vista.sampling import complete
-from causvid.worlds.vista.scene import LANES, LEGAL_MOTIONS, Event, Scene
+from causvid.worlds.vista.scene import EVENT_KINDS, LANES, LEGAL_MOTIONS, TRAVELS, Event, Scene
 
 _TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|[,;:.!?]")
 _IS_FALLING = re.compile(r"(?:\s+is|['’]s)(?=\s+(?:snowing|raining)\b)", re.IGNORECASE)
@@ -46,11 +46,11 @@ def parse_caption(text: str) -> Parsed:
     """Attributes, events and unknown words of any prompt."""
     words = tokens(text)
     parsed = Parsed(unknown=_unknown(words))
-    happening, second, colour = False, False, None
+    happening, second, colour, slot = False, False, None, ""
     for match in _matches(words):
-        slot, value = match.slot, match.value
+        before, slot, value = slot, match.slot, match.value
         if slot == "pause":
-            happening, second, colour = False, False, None
+            happening, second, colour = before == "then", False, None
         elif slot == "then":
             happening = True
         elif slot == "mark":
@@ -80,6 +80,27 @@ def parse_caption(text: str) -> Parsed:
     return parsed
 
 
+def phases(parsed: Parsed) -> list[dict[str, str | None]]:
+    """What changes under way, as it is between the events that a prompt tells; None is open."""
+    now: dict[str, str | None] = {kind: parsed.attributes.get(kind) for kind in EVENT_KINDS}
+    out = [now]
+    for kind, target in parsed.events:
+        now = now | {kind: target}
+        if kind == "motion":
+            now["camera"] = _camera_after(out[-1], target)
+        out.append(now)
+    return out
+
+
+def _camera_after(before: dict[str, str | None], motion: str) -> str | None:
+    """Setting off takes the camera along, stopping stops it; what a caption leaves open stays open."""
+    if motion in TRAVELS:
+        return "follow"
+    if before["motion"] in TRAVELS:
+        return "static"
+    return None if before["camera"] == "follow" else before["camera"]
+
+
 def names_a_hero(text: str) -> bool:
     """Whether any prompt, however long, names something that can be shown; quicker than all that it says."""
     return any(match.slot == "hero" for match in _matches(tokens(text)))
@@ -105,16 +126,22 @@ def tokens(text: str) -> list[str]:
     return ["," if not token[0].isalnum() else token for token in _TOKEN.findall(text.lower())]
 
 
+def known_phrases(text: str) -> set[str]:
+    """The phrases of a prompt that say something."""
+    return {match.phrase for match in _matches(tokens(text))}
+
+
 @dataclass(frozen=True)
 class _Match:
     slot: str
     value: str
+    phrase: str = ""
 
 
 @cache
 def _dictionary() -> dict[tuple[str, ...], _Match]:
-    table = {tuple(phrase.split()): _Match(slot, value) for phrase, slot, value in all_phrases()}
-    table |= {words: _Match("mark", "") for words in _MARKS}
+    table = {tuple(phrase.split()): _Match(slot, value, phrase) for phrase, slot, value in all_phrases()}
+    table |= {words: _Match("mark", "", " ".join(words)) for words in _MARKS}
     return table | {words: _Match("then", "") for words in _THEN} | {(",",): _Match("pause", "")}
 
 
