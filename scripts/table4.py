@@ -95,7 +95,7 @@ def chunks_in_many_steps(model: Model, steps: int, guidance: float) -> Streamer:
 
 
 def students_own(model: Model) -> Streamer:
-    return lambda timeline, num_frames, seed: stream(model, timeline, num_frames, seed)
+    return lambda timeline, num_frames, seed: stream(model, timeline, num_frames, seed, story=False)
 
 
 @dataclass

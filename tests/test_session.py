@@ -510,6 +510,7 @@ def _damage(header=None, latents=None, **changed):
         _damage(header=lambda h: h["events"][0]["value"].pop("text")),
         _damage(header=lambda h: h["events"].append({"chunk": 2, "time": 0, "kind": "prompt", "value": {"text": 3}})),
         _damage(header=lambda h: h["events"][0]["value"].update(story=["a red car", 3])),
+        _damage(header=lambda h: h["events"][0]["value"].update(story=["a red car"] * 100)),
         _damage(header=lambda h: h["chunks"][0].update(num_latents=-1)),
         _damage(header=lambda h: h["cuts"].append({"chunk": 9**9})),
         _damage(header=lambda h: h.pop("latent_shape")),

@@ -62,6 +62,21 @@ def test_every_part_is_told_when_the_one_before_has_had_its_time(teller, chunk, 
         assert abs(starts[event.chunk] - part * PART) <= chunk / 2
 
 
+def test_a_part_waits_until_the_one_before_has_taken_over(teller):
+    session = teller.session("a bus", seed=4)
+    session.set_prompt(TOLD, mode="recache", blend=4)
+    latents(session, 9)
+    told = [event.chunk for event in session.history.events if event.value.get("told")]
+    assert told == [3 + 2, 3 + 5] and [cut.chunk for cut in session.history.cuts] == [0, 3]
+
+
+def test_the_first_part_is_shown_whatever_the_size_of_a_chunk(teller):
+    model = replace(teller, cfg=replace(teller.cfg, rollout=replace(teller.cfg.rollout, chunk=12)))
+    session = model.session(TOLD)
+    latents(session, 3)
+    assert [event.chunk for event in session.history.events[1:]] == [1, 2]
+
+
 def test_told_all_at_once_it_is_one_prompt(teller):
     session = teller.session(TOLD, seed=4, story=False)
     session.set_prompt("a bus, then rain")
@@ -70,6 +85,10 @@ def test_told_all_at_once_it_is_one_prompt(teller):
     plain = random_model().session(TOLD, seed=4)
     plain.set_prompt("a bus, then rain")
     assert equal(made, latents(plain, 6))
+    again = Session.resume(session.take(), teller)
+    again.set_prompt("a bus, then rain")
+    latents(again, 6)
+    assert not any(event.value.get("told") for event in again.history.events), "it stays as it was begun"
 
 
 def test_another_prompt_ends_a_story_and_may_tell_one(teller):
@@ -78,7 +97,7 @@ def test_another_prompt_ends_a_story_and_may_tell_one(teller):
     session.set_prompt("a bus, then rain, then fog", blend=2)
     latents(session, 7)
     told = [(event.chunk, event.value["text"]) for event in session.history.events]
-    assert told[1:] == [(2, "night falls"), (3, "a bus, then rain, then fog"), (5, "rain"), (8, "fog")]
+    assert told[1:] == [(2, "night falls"), (3, "a bus, then rain, then fog"), (6, "rain"), (9, "fog")]
 
 
 def test_a_prompt_that_waits_goes_before_a_part_that_is_due(teller):
@@ -107,7 +126,10 @@ def test_gone_back_forked_parked_saved_and_made_again_it_is_the_same_story(telle
     take = Take.load(session.save(tmp_path / "a.take"))
     for other in (session, twin, Session.resume(take, teller)):
         assert equal(latents(other, 3), made[5:])
-    assert Session.resume(take, teller).take().prompts() == [PARTS[0]] * 2 + [PARTS[1]] * 3
+    again = Session.resume(take, teller).take()
+    assert (
+        again.prompts() == [TOLD] * 2 + [PARTS[1]] * 3 and again.prompts(told=True) == [PARTS[0]] * 2 + [PARTS[1]] * 3
+    )
     assert verify(twin.take(), teller).equal
     assert equal([chunk.latents for chunk in render(twin.take(), teller)], made)
 

@@ -145,6 +145,7 @@ def choose(
         Path("choice")
     ),
     device: DeviceOption = None,
+    story: StoryOption = True,
 ) -> None:
     """Compare the students that a run kept on its way, by the judge for choices. The last line is the folder of the
     best one, for `evaluate --model`: what one judge chose is reported by the other."""
@@ -163,7 +164,7 @@ def choose(
     with show_progress() as progress:
         for folder in folders:
             model, parts = trial.load_candidate(str(folder), "student", device)
-            settings = trial.settings_of(model, str(folder), parts, "student")
+            settings = trial.settings_of(model, str(folder), parts, "student", story=story)
             tried = trial.Trial(out / folder.name, model, settings, out / "truths", _show(progress, folder.name))
             results.append(replace(tried.examine(listed, instruments), label=folder.name))
     typer.echo(trial.table(results))

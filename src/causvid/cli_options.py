@@ -130,6 +130,18 @@ def tell_understood(model: Any, prompts: Sequence[str], story: bool = True) -> N
             typer.echo(f"causvid: {note}", err=True)
 
 
+def tell_length(session: Any, seconds: float) -> None:
+    """A video that ends before its story does."""
+    from causvid.story import PART
+
+    model, parts = session.model, session.history.events[0].value.get("story", [])
+    needed = PART * len(parts) * model.codec.time_factor / model.cfg.fps
+    if seconds < needed * (1 - 0.5 / max(1, len(parts))):
+        typer.echo(
+            f"causvid: this story takes {needed:.0f} s; its end is missing, add --seconds {needed:.0f}", err=True
+        )
+
+
 def stream_to_file(
     session: Any,
     out: Path,

@@ -146,7 +146,7 @@ def cut_into_clips(take: Take, max_latents: int) -> list[tuple[list[int], str]]:
     """Runs of chunks of one shot and one prompt, no longer than a training clip."""
     clips: list[tuple[list[int], str]] = []
     length = 0
-    for index, (note, prompt) in enumerate(zip(take.chunks, take.prompts())):
+    for index, (note, prompt) in enumerate(zip(take.chunks, take.prompts(told=True))):
         new = not clips or note.begins_shot or prompt != clips[-1][1] or length + note.num_latents > max_latents
         if new:
             clips.append(([], prompt))

@@ -48,7 +48,7 @@ from causvid.situation import (
 )
 from causvid.sources import Source, encode_clip, encode_image, levels_from
 from causvid.stopwatch import Stopwatch
-from causvid.story import next_part, read_story, with_story
+from causvid.story import next_part
 from causvid.take import ChunkNote, Cut, Event, EventKind, Kind, Take
 from causvid.text import Understood
 
@@ -92,9 +92,12 @@ class Session:
         """`story`: whether prompts that say what comes later are told part by part, or the parts of this one."""
         self.model = model
         self._tells_stories = story is not False
-        value = {"text": prompt, "seed": seed, "options": asdict(options or StreamOptions())}
-        parts = self._story_of(prompt) if isinstance(story, bool) else story
-        start = Event(0, 0.0, "start", with_story(value, parts))
+        value: dict[str, Any] = {"text": prompt, "seed": seed, "options": asdict(options or StreamOptions())}
+        if story is True:
+            value |= self._story_of(prompt)
+        elif story or story is False:
+            value["story"] = [*(story or ())]
+        start = Event(0, 0.0, "start", value)
         self.history = History(moment_bytes, [start])
         self.exact = True  # whoever answers passes in a way that depends on other streams says so here
         self._began = time.monotonic()
@@ -160,6 +163,12 @@ class Session:
         return self._inputs.prompt or self.now.prompt
 
     @property
+    def asked_prompt(self) -> str:
+        """The same as it was asked for: of a story that is under way, `prompt` is the part that is told now."""
+        events = (*self.history.events, *list(self._inputs.waiting))
+        return [e.value["text"] for e in events if e.kind in ("start", "prompt") and not e.value.get("told")][-1]
+
+    @property
     def understood(self) -> Understood:
         """How the prompt that was asked for last is read, and what to know about that."""
         return self.model.understand(self.prompt)
@@ -194,7 +203,7 @@ class Session:
         value = {"text": text, "mode": mode, "blend": blend}
         read_prompt(value)
         self._embed(text)  # refuse a hopeless prompt now, not at the next chunk
-        self._ask("prompt", with_story(value, self._story_of(text)))
+        self._ask("prompt", value | self._story_of(text))
 
     def change(self, **settings: Any) -> None:
         """Another seed, number of steps, window, sink or relative from the next chunk on."""
@@ -315,7 +324,8 @@ class Session:
     def nbytes(self) -> int:
         """Memory that grows with a stream, or comes and goes with its cache. What forks share counts for each."""
         cache = 0 if self._rollout is None else self._rollout.cache.nbytes
-        return cache + self.history.nbytes + self._inputs.nbytes
+        words = sum(known[1].nbytes for known in (self._texts, self._source_text) if known is not None)
+        return cache + words + self.history.nbytes + self._inputs.nbytes
 
     @property
     def cache_bytes(self) -> int:
@@ -372,7 +382,8 @@ class Session:
     def from_start(cls, take: Take, model: Model, *, moment_bytes: int = MOMENT_BYTES, **options: Any) -> Session:
         """A new stream that begins as a take did; `options` replace those of the take."""
         start = take.events[0].value
-        chosen, story = read_options(start["options"] | options), read_story(start)
+        chosen, parts = read_options(start["options"] | options), start.get("story")
+        story = False if parts == [] else tuple(parts or ())
         return cls(model, start["text"], seed=take.seed, options=chosen, moment_bytes=moment_bytes, story=story)
 
     # ---- making a take again: what was asked and given, without the pictures ---------------------------------------
@@ -405,8 +416,9 @@ class Session:
             raise UserError(f"a stream has at most {MAX_EVENTS:,} changes; save it, and go on with a new one")
         self._inputs.ask(Event(self.num_chunks, time.monotonic() - self._began, kind, value))
 
-    def _story_of(self, prompt: str) -> tuple[str, ...]:
-        return self.model.understand(prompt).story if self._tells_stories else ()
+    def _story_of(self, prompt: str) -> dict[str, list[str]]:
+        parts = self.model.understand(prompt).story if self._tells_stories else ()
+        return {"story": [*parts]} if parts else {}
 
     def _embed(self, prompt: str) -> Text:
         return self.model.embed([prompt])
@@ -446,7 +458,7 @@ class Session:
 
     def _catch_up_passes(self) -> Passes[None]:
         """Put in force what was asked for since the last chunk, and what a story has come to."""
-        part = next_part(self.history, self.rollout.cfg.chunk_size(self._shot_begins))
+        part = next_part(self.history, self.now.words.left, self.rollout.cfg.chunk_size(self._shot_begins))
         if part is not None and self._inputs.prompt is None:
             self.repeat(Event(self.num_chunks, time.monotonic() - self._began, "prompt", part))
         while self._inputs.waiting:

@@ -17,7 +17,7 @@ from causvid.errors import UserError
 from causvid.rollout import PromptMode, RolloutConfig
 from causvid.shapes import Latents, Text
 from causvid.sources import MotionStrength
-from causvid.story import read_story
+from causvid.story import first_words
 from causvid.take import Event
 
 PROMPT_MODES = ("keep", "recache", "flush")
@@ -85,7 +85,7 @@ class Situation:
         text, seed, options = (event.value.get(key) for key in ("text", "seed", "options"))
         if not isinstance(text, str) or not isinstance(options, dict):
             raise UserError("the start of this stream lacks its prompt or its options")
-        rows = embed(_first_words(event))
+        rows = embed(first_words(event.value))
         return cls(text, Words(rows, rows), check_seed(seed), read_options(options))
 
     def after(self, event: Event, embed: Embed) -> Situation:
@@ -93,7 +93,7 @@ class Situation:
         value = event.value
         if event.kind == "prompt":
             text, mode, blend = read_prompt(value)
-            words = Words(self.words.rows, embed(_first_words(event)), max(1, blend), mode)
+            words = Words(self.words.rows, embed(first_words(event.value)), max(1, blend), mode)
             return replace(self, prompt=text, words=words, look=None)
         if event.kind == "settings":
             check_settings(value)
@@ -116,12 +116,6 @@ class Situation:
     def step(self) -> Situation:
         """On to the next chunk."""
         return replace(self, words=self.words.step())
-
-
-def _first_words(event: Event) -> str:
-    """What a prompt begins with: all of it, or the first part of the story that it tells."""
-    parts = read_story(event.value)
-    return parts[0] if parts else event.value["text"]
 
 
 # ---- reading values from outside ---------------------------------------------------------------------------------

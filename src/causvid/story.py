@@ -7,10 +7,9 @@ before has had its time. What was told is an event like any other: it is saved, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from causvid.text import clean_prompt
+from causvid.text import MAX_PARTS, clean_prompt
 
 if TYPE_CHECKING:
     from causvid.history import History
@@ -19,30 +18,35 @@ PART = 7  # latent frames that a part lasts (ours): a training clip of 21 holds 
 BLEND = 6  # latent frames in which a part takes over (ours): the world takes a second or more for a change
 
 
-def read_story(value: dict[str, Any]) -> tuple[str, ...]:
-    """The parts that the prompt of an event has; none where it is told as it is."""
-    return tuple(clean_prompt(part) for part in value.get("story", ()))
+def is_story(parts: Any) -> bool:
+    """Whether what a file says are the parts of a story can be; none at all where stories are not told in parts."""
+    return isinstance(parts, list) and len(parts) <= MAX_PARTS and all(isinstance(part, str) for part in parts)
 
 
-def with_story(value: dict[str, Any], parts: Sequence[str]) -> dict[str, Any]:
-    return value | {"story": [*parts]} if parts else value
+def first_words(value: dict[str, Any]) -> str:
+    """What the prompt of an event begins with: all of it, or the first part of the story that it tells."""
+    parts = value.get("story")
+    if not parts:
+        return value["text"]
+    clean_prompt(value["text"])  # it is shown, even if no network reads it
+    return parts[0]
 
 
-def next_part(history: History, size: int) -> dict[str, Any] | None:
-    """What to ask for with the next chunk, of `size` latent frames, if a story has come to its next part."""
+def next_part(history: History, words_left: int, size: int) -> dict[str, Any] | None:
+    """What to ask for with the next chunk, of `size` latent frames, if a story has come to its next part.
+
+    `words_left`: chunks until the prompt before has taken over."""
     told = 0
     for event in reversed(history.events):
         if event.kind == "prompt" and event.value.get("told"):
             told += 1
         elif event.kind in ("start", "prompt"):
             break
-    else:
+    parts, arrived = event.value.get("story", ()), event.chunk + max(0, event.value.get("blend", 0) - 1)
+    if told + 1 >= len(parts) or words_left:
         return None
-    parts = event.value.get("story", ())
-    if told + 1 >= len(parts):
-        return None
-    notes = (record.note for record in history.records[event.chunk :])
+    notes = (record.note for record in history.records[arrived:])
     made = sum(note.num_latents for note in notes if note.kind != "given")
-    if made + size / 2 < PART * (told + 1):
+    if not made or made + size / 2 < PART * (told + 1):
         return None
     return {"text": parts[told + 1], "mode": "keep", "blend": max(1, BLEND // size), "told": True}

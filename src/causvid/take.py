@@ -23,6 +23,7 @@ from torch import Tensor
 from causvid.atomic import whole_file
 from causvid.errors import UserError
 from causvid.pixels import frames_from_video
+from causvid.story import first_words, is_story
 
 if TYPE_CHECKING:
     from causvid.bundle import Model
@@ -106,14 +107,14 @@ class Take:
     def num_latents(self) -> int:
         return sum(chunk.num_latents for chunk in self.chunks)
 
-    def prompts(self) -> list[str]:
-        """The prompt that each chunk follows, or is on its way to."""
+    def prompts(self, told: bool = False) -> list[str]:
+        """The prompt that each chunk follows, or is on its way to; with `told`, of a story the part that was told."""
         out, prompt, events = [], "", list(self.events)
         for index in range(len(self.chunks)):
             while events and events[0].chunk <= index:
                 event = events.pop(0)
                 if event.kind in ("start", "prompt"):
-                    prompt = event.value.get("story", [event.value["text"]])[0]
+                    prompt = first_words(event.value) if told else event.value["text"]
             out.append(prompt)
         return out
 
@@ -237,10 +238,6 @@ def _seconds(take: Take) -> float:
     return max(0, 4 * take.num_latents - 3 * shots) / take.fps
 
 
-def _is_story(parts: Any) -> bool:
-    return isinstance(parts, list) and len(parts) > 1 and all(isinstance(part, str) for part in parts)
-
-
 def _find_problem(header: _Header, tensors: dict[str, Tensor]) -> str | None:
     """What is wrong with a file from outside, in words; None if nothing is."""
     num_chunks = len(header.chunks)
@@ -255,8 +252,8 @@ def _find_problem(header: _Header, tensors: dict[str, Tensor]) -> str | None:
         return "its start lacks a seed or options"
     if any(not isinstance(e.value.get("text"), str) for e in header.events if e.kind in ("start", "prompt")):
         return "a prompt is not text"
-    if not all(_is_story(event.value["story"]) for event in header.events if "story" in event.value):
-        return "a story is not a list of prompts"
+    if not all(is_story(event.value["story"]) for event in header.events if "story" in event.value):
+        return "a story is not a short list of prompts"
     if any(a.chunk > b.chunk for a, b in zip(header.events, header.events[1:])):
         return "its events are out of order"
     if any(not 0 <= event.chunk <= num_chunks for event in header.events):

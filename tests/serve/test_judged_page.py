@@ -121,7 +121,7 @@ def test_what_comes_later_comes_later_and_a_key_changes_what_is_told_now(page, j
     seen = judge.read(look(page))
     assert (seen.answer("light"), seen.answer("colour")) == ("night", "green")
 
-    page.wait(f"{STREAM}.state.prompt === {night!r}")
+    page.wait(f"{STREAM}.state.prompt === {night!r} && {STREAM}.state.asked === {told!r}")
     page.run("document.activeElement.blur()")
     page.press("f")
     fog = page.run(f"{STREAM}.waitingFor.prompt")

@@ -7,6 +7,7 @@ import time
 import weakref
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -80,13 +81,19 @@ def test_a_session_knows_what_it_holds():
         cache = 0 if session.is_parked else session.cache_bytes
         records = [(r.latents, r.source, r.after.words) for r in session.history.records]
         moments = [(m.rollout.cache, m.decoder) for m in session.history.moments]
-        return cache + storages(records) + storages(moments)
+        words = [known[1] for known in (session._texts, session._source_text) if known is not None]
+        return cache + storages(words) + storages(records) + storages(moments)
 
     for index in range(10):
         if index in (2, 6):
             session.set_prompt(f"a blue bus {index}", blend=3)
+        if index == 7:
+            session.restyle(0.7, of="a lamp")
+            session.push(np.zeros((12, 24, 40, 3), np.uint8))
         session.next_chunk()
-        assert session.nbytes == walked()
+        assert session.nbytes == walked() + (session._inputs.nbytes if index == 7 else 0)
+        if index == 7:
+            session.restyle(None)
     assert session.cache_bytes == session.rollout.cache.nbytes
     session.rewind(5)
     assert session.nbytes == walked()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from dataclasses import replace
 from functools import cache
 
@@ -291,3 +292,37 @@ def test_a_story_keeps_the_words_of_its_prompt():
 )
 def test_no_story_where_nothing_comes_later(text):
     assert story(text) == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a red bus in the city, then a white bird flies along",
+        "a red car with a blue bird nearby, then the bird turns green",
+        "a car, a bus and a train, then night falls",
+        "a red car in the next city",
+        "a bus in the city, then in the desert",
+        "a red car at noon, afterwards the sun comes out",
+    ],
+)
+def test_a_prompt_that_cannot_be_retold_is_told_as_it_is(text):
+    assert story(text) == ()
+
+
+def test_what_one_clause_says_comes_at_once():
+    assert story("a red car, then at night in the rain, later at dawn") == (
+        "a video of a red car",
+        "a video of a red car at night in the rain",
+        "a video of a red car at dawn in the rain",
+    )
+    assert len(story("a red car" + ", then night falls, then dawn comes" * 40, max_parts=9)) == 9
+
+
+def test_a_prompt_of_strangers_takes_no_time_to_take_apart():
+    strangers = " ".join(f"w{n}x" for n in range(1500))
+    start = time.perf_counter()
+    assert story(f"a red car, then night falls, {strangers}") == (
+        "a video of a red car",
+        "a video of a red car at night",
+    )
+    assert time.perf_counter() - start < 1

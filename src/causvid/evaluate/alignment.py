@@ -42,7 +42,12 @@ class Item(NamedTuple):
 def wanted(caption: str) -> Wanted:
     parsed = parse_caption(caption)
     constant = {RENAMED.get(n, n): v for n, v in parsed.attributes.items() if RENAMED.get(n, n) in CONSTANT}
-    return Wanted(constant, tuple(phases(parsed)), tuple(parsed.events), tuple(word for word, _ in parsed.unknown))
+    return Wanted(
+        constant,
+        tuple(phases(parsed.attributes, parsed.events)),
+        tuple(parsed.events),
+        tuple(word for word, _ in parsed.unknown),
+    )
 
 
 def items(want: Wanted, reading: Reading) -> list[Item]:

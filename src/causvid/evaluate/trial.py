@@ -288,8 +288,9 @@ def _claim(file: Path, settings: Settings) -> None:
     changes.pop("model", None)  # the same weights under another path are the same
     if changes:
         path, (before, after) = next(iter(changes.items()))
+        again = f", or --{'story' if before else 'no-story'} as before" if path == "story" else ""
         raise UserError(f"{file.parent} holds clips of other settings ({path} was {before!r}, is {after!r}); "
-                        "choose another --out")  # fmt: skip
+                        f"choose another --out{again}")  # fmt: skip
 
 
 def table(results: Sequence[Result]) -> str:

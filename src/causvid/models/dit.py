@@ -76,6 +76,10 @@ class TextMemory:
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
 
+    @property
+    def nbytes(self) -> int:
+        return sum(layer.nbytes for layer in (*self.keys, *self.values))
+
     @classmethod
     def stack(cls, memories: list[TextMemory]) -> TextMemory:
         """The prompts of several streams as one batch."""

@@ -24,6 +24,7 @@ from causvid.serve.limits import Bucket, Limits
 from causvid.serve.outbox import Outbox, Sender
 from causvid.serve.room import Full
 from causvid.session import Chunk
+from causvid.take import Event
 
 log = logging.getLogger(__name__)
 
@@ -401,6 +402,7 @@ def describe(stream: Stream) -> dict[str, Any]:
         "playing": stream.playing,
         "replaying": stream.reel is not None,
         "prompt": session.prompt,
+        "asked": session.asked_prompt,
         "first_prompt": session.history.events[0].value["text"],
         "seed": now.seed,
         "steps": len(cfg.sigmas) - 1,
@@ -411,8 +413,13 @@ def describe(stream: Stream) -> dict[str, Any]:
         "chunks": session.num_chunks,
         "parked": session.is_parked and session.num_chunks > 0,
         "speed": round(stream.speed, 2),
-        "events": [{"chunk": event.chunk, "kind": event.kind, **event.value} for event in events[-200:]],
+        "events": [_describe_event(event) for event in events[-200:]],
     }
+
+
+def _describe_event(event: Event) -> dict[str, Any]:
+    value = {name: value for name, value in event.value.items() if name != "story"}  # its parts are events of their own
+    return {"chunk": event.chunk, "kind": event.kind, **value}
 
 
 def _read_pace(pace: Any) -> float | None:

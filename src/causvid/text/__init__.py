@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 from causvid.errors import UserError
 from causvid.shapes import Text
 
+MAX_PARTS = 24  # of a story (ours): a minute at Vista's pace
 MAX_PROMPT_CHARACTERS = 8_000  # ours: far above the 512 tokens that umT5 reads, far below what stalls a server
 
 

@@ -20,7 +20,7 @@ from causvid.atomic import all_or_nothing
 from causvid.errors import UserError
 from causvid.shapes import Text
 from causvid.tensor_files import load_strictly, read_file, write_tensors
-from causvid.text import Understood
+from causvid.text import MAX_PARTS, Understood
 
 PAD, END, UNKNOWN, COMMA = 0, 1, 2, 3
 FIRST_WORD = 4  # words follow in the order of the vocabulary, which is part of the weights
@@ -110,7 +110,7 @@ class VistaText(nn.Module):
             word: tuple(get_close_matches(word, self.vocabulary, n=3, cutoff=0.76)) for word in [*unknown][:MAX_NEAR]
         }
         instead = tuple(HERO_WORDS) if unknown and not names_a_hero(text) else ()
-        parts = story(text)
+        parts = story(text, MAX_PARTS)
         if any(self.unknown_words(part) for part in parts):  # an encoder of fewer words than captions have
             parts = ()
         return Understood(text, read_as, unknown | near, self.num_lost_words(text), instead, parts)

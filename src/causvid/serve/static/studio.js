@@ -149,7 +149,7 @@ class Pane {
     $("pace").value = String(state.pace);
     showOutputs();
     markQuick();
-    if (!camera.on && document.activeElement !== $("prompt") && box.value === "") box.value = state.prompt;
+    if (!camera.on && document.activeElement !== $("prompt") && box.value === "") box.value = state.asked;
   }
 
   mark(text) {
@@ -184,7 +184,7 @@ function choose(pane) {
   if (chosen === pane) return;
   chosen = pane;
   for (const other of panes) other.root.classList.toggle("chosen", other === pane);
-  if (pane.stream.state) box.value = pane.stream.state.prompt;
+  if (pane.stream.state) box.value = pane.stream.state.asked;
   pane.showState(pane.stream.state);
 }
 
@@ -207,9 +207,9 @@ function showPrompt(text) {
   const { stream } = chosen;
   if (!stream.session) return stream.open(text, options());
   const blend = mode() === "flush" ? 0 : Number($("blend").value);
-  if (text !== stream.state?.prompt || mode() === "flush") stream.setPrompt(text, mode(), blend);
+  if (text !== stream.state?.asked || mode() === "flush") stream.setPrompt(text, mode(), blend);
   if (!stream.state?.playing) stream.send("play");
-  if (stream.state) stream.state.prompt = text;
+  if (stream.state) stream.state.prompt = stream.state.asked = text;
   markQuick();
   return undefined;
 }
@@ -217,9 +217,7 @@ function showPrompt(text) {
 // What a key changes: what is written, or of a story that is under way the part that is told now.
 function inForce() {
   const { state } = chosen.stream;
-  const prompts = (state?.events ?? []).filter((event) => event.kind === "prompt");
-  const asked = prompts.findLast((event) => !event.told)?.text ?? state?.first_prompt;
-  if (prompts.at(-1)?.told && box.value === asked) return state.prompt;
+  if (state && box.value === state.asked) return state.prompt;
   return box.value || state?.prompt || words.surprise("");
 }
 

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -24,11 +24,14 @@ class Parsed:
     """What a prompt requires. Order matters: the first thing named is the hero, the other one comes second.
 
     attributes: any of biome, light, weather, hero, colour, motion, camera, second hero, second colour, second motion.
-    events: (kind, target) in the order told. unknown: (word, similar known words).
+    events: (kind, target) in the order told; clauses: the number of the one that tells each. others: heroes besides the
+    two, and those that come later. unknown: (word, similar known words).
     """
 
     attributes: dict[str, str] = field(default_factory=dict)
     events: list[tuple[str, str]] = field(default_factory=list)
+    clauses: list[int] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
     unknown: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
 
     def disagreements(self, scene: Scene) -> list[str]:
@@ -44,33 +47,42 @@ class Parsed:
 
 def parse_caption(text: str) -> Parsed:
     """Attributes, events and unknown words of any prompt."""
-    words = tokens(text)
-    parsed = Parsed(unknown=_unknown(words))
-    happening, second, colour, slot = False, False, None, ""
-    for match in _matches(words):
+    parsed = parse_known(text)
+    parsed.unknown = _unknown(tokens(text))
+    return parsed
+
+
+def parse_known(text: str) -> Parsed:
+    """The same without a look at what is unknown, which takes long where much is."""
+    parsed = Parsed()
+    happening, second, colour, slot, clause = False, False, None, "", 0
+    for match in _matches(tokens(text)):
         before, slot, value = slot, match.slot, match.value
         if slot == "pause":
             happening, second, colour = before == "then", False, None
         elif slot == "then":
             happening = True
+            clause += 1
         elif slot == "mark":
             second = True
+        elif happening and slot == "hero":
+            if value != parsed.attributes.get("hero"):
+                parsed.others.append(value)
+        elif happening:
+            parsed.events.append((slot, value))
+            parsed.clauses.append(clause)
         elif slot == "colour":
             colour = value
-            if happening:
-                parsed.events.append(("colour", value))
         elif slot == "hero":
-            if happening:
-                continue
             second = second or "hero" in parsed.attributes
             name = "second " if second else ""
-            if f"{name}hero" not in parsed.attributes:
+            if f"{name}hero" in parsed.attributes:
+                parsed.others.append(value)
+            else:
                 parsed.attributes[f"{name}hero"] = value
                 if colour is not None:
                     parsed.attributes[f"{name}colour"] = colour
             colour = None
-        elif happening:
-            parsed.events.append((slot, value))
         elif slot == "motion" and second and "second hero" in parsed.attributes:
             parsed.attributes.setdefault("second motion", value)
         else:
@@ -80,11 +92,11 @@ def parse_caption(text: str) -> Parsed:
     return parsed
 
 
-def phases(parsed: Parsed) -> list[dict[str, str | None]]:
-    """What changes under way, as it is between the events that a prompt tells; None is open."""
-    now: dict[str, str | None] = {kind: parsed.attributes.get(kind) for kind in EVENT_KINDS}
+def phases(attributes: Mapping[str, str], events: Sequence[tuple[str, str]]) -> list[dict[str, str | None]]:
+    """What can change under way, as it is before, between and after the events that a prompt tells; None is open."""
+    now: dict[str, str | None] = {kind: attributes.get(kind) for kind in EVENT_KINDS}
     out = [now]
-    for kind, target in parsed.events:
+    for kind, target in events:
         now = now | {kind: target}
         if kind == "motion":
             now["camera"] = _camera_after(out[-1], target)
@@ -131,18 +143,34 @@ def known_phrases(text: str) -> set[str]:
     return {match.phrase for match in _matches(tokens(text))}
 
 
+def says_more(text: str) -> bool:
+    """Whether a prompt has words that captions have, in no phrase that is known: what they say is lost in retelling."""
+    left = tokens(text)
+    for match in _matches([*left]):
+        for word in match.phrase.split():
+            left.remove(word)
+    return not {*vocabulary()}.isdisjoint({*left} - _glue())
+
+
+@cache
+def _glue() -> frozenset[str]:
+    lines = [*phrases.MANNERS, *phrases.COLOUR_EVENTS, *phrases.MOTION_EVENTS, *phrases.OPENINGS, *phrases.SECOND_WORDS]
+    return frozenset(" ".join([*lines, *phrases.CAPTION_GLUE, "the in at"]).split())
+
+
 @dataclass(frozen=True)
 class _Match:
     slot: str
     value: str
-    phrase: str = ""
+    phrase: str
 
 
 @cache
 def _dictionary() -> dict[tuple[str, ...], _Match]:
     table = {tuple(phrase.split()): _Match(slot, value, phrase) for phrase, slot, value in all_phrases()}
     table |= {words: _Match("mark", "", " ".join(words)) for words in _MARKS}
-    return table | {words: _Match("then", "") for words in _THEN} | {(",",): _Match("pause", "")}
+    table |= {words: _Match("then", "", " ".join(words)) for words in _THEN}
+    return table | {(",",): _Match("pause", "", ",")}
 
 
 def _matches(words: list[str]) -> Iterator[_Match]:

@@ -250,14 +250,23 @@ KEYWORDS = {
     },
     "light": {
         "day": ["day", "daytime", "daylight", "noon", "midday", "sunny", "sunshine", "afternoon"],
-        "sunset": ["sunset", "dusk", "evening", "twilight"],
+        "sunset": ["sunset", "dusk", "evening", "twilight", "the sun goes down"],
         "night": ["night", "nighttime", "midnight", "moonlight", "moonlit", "starry", "stars", "moon"],
-        "dawn": ["dawn", "sunrise", "daybreak", "morning"],
+        "dawn": ["dawn", "sunrise", "daybreak", "morning", "the sun comes up"],
     },
     "weather": {
         "clear": ["cloudless"],
-        "rain": ["rain", "rainy", "raining", "shower", "downpour", "raindrops", "wet"],
-        "snow": ["in the snow", "snow falling", "snowing", "snowflakes", "snowstorm", "blizzard", "snowfall"],
+        "rain": ["rain", "rainy", "raining", "it rains", "shower", "downpour", "raindrops", "wet"],
+        "snow": [
+            "in the snow",
+            "snow falling",
+            "it snows",
+            "snowing",
+            "snowflakes",
+            "snowstorm",
+            "blizzard",
+            "snowfall",
+        ],
         "fog": ["fog", "foggy", "mist", "misty", "haze", "hazy"],
     },
     "camera": {
