@@ -25,11 +25,15 @@ from causvid.presets import VISTA_STUDENT, VISTA_STUDENT_FRAMEWISE
 from causvid.rollout import RolloutConfig
 from causvid.text.vista import VistaText
 
+FIRST_SIGMAS = (1.0, 0.97, 0.9, 0.75, 0.0)  # one latent frame alone needs more steps where scenes are decided
+
 PACKAGED = Path(__file__).parent.parent / "src/causvid/weights/vista"
 
 
 def spec(guidance: float, student: RolloutConfig) -> ModelConfig:
     assert student.shift is not None
+    if len(student.sigmas) == len(FIRST_SIGMAS):
+        student = replace(student, first_sigmas=FIRST_SIGMAS)
     return ModelConfig(
         name="vista",
         fps=12,

@@ -119,6 +119,8 @@ def _video(frames):
 
 
 def test_drawing_anew_is_a_step_from_the_noised_source(model):
+    first = replace(model.cfg.rollout, first_sigmas=(1.0, 0.99, 0.0))  # of what is made from nothing
+    model = replace(model, cfg=replace(model.cfg, rollout=first))
     session = model.session("a red car", seed=2)
     session.restyle(0.7, of=None)
     assert session.num_missing_frames == 9 and not session.can_step

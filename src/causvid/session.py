@@ -134,7 +134,7 @@ class Session:
         if coming.kind == "restyled":
             assert coming.latents is not None and coming.strength is not None
             source = self._to_device(coming.latents)
-            sigmas = levels_from(coming.strength, self.rollout.cfg.chunk_sigmas(self._shot_begins))
+            sigmas = levels_from(coming.strength, self.rollout.cfg.sigmas)  # the scene is there: no first levels
             of = None if coming.of is None else self._remember_source(coming.of)
         if coming.kind == "given":
             assert coming.latents is not None
