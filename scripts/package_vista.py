@@ -32,8 +32,6 @@ PACKAGED = Path(__file__).parent.parent / "src/causvid/weights/vista"
 
 def spec(guidance: float, student: RolloutConfig) -> ModelConfig:
     assert student.shift is not None
-    if len(student.sigmas) == len(FIRST_SIGMAS):
-        student = replace(student, first_sigmas=FIRST_SIGMAS)
     return ModelConfig(
         name="vista",
         fps=12,
@@ -70,7 +68,8 @@ def main() -> None:
         teacher = load_dit(options.teacher / "teacher.safetensors")
         save_original(teacher, out / "teacher.safetensors", dtype=torch.bfloat16)
         VistaText.load(options.teacher / "text.safetensors").save(out / "text.safetensors")
-        how = spec(options.guidance, VISTA_STUDENT_FRAMEWISE if options.framewise else VISTA_STUDENT)
+        in_chunks = replace(VISTA_STUDENT, first_sigmas=FIRST_SIGMAS)
+        how = spec(options.guidance, VISTA_STUDENT_FRAMEWISE if options.framewise else in_chunks)
         (out / SPEC_FILE).write_text(json.dumps(config.to_json(how), indent=2) + "\n")
     if options.guide:
         save_original(load_dit(options.guide), out / "guide.safetensors", dtype=torch.bfloat16)

@@ -134,12 +134,11 @@ def tell_length(session: Any, seconds: float) -> None:
     """A video that ends before its story does."""
     from causvid.story import PART
 
-    model, parts = session.model, session.history.events[0].value.get("story", [])
-    needed = PART * len(parts) * model.codec.time_factor / model.cfg.fps
-    if seconds < needed * (1 - 0.5 / max(1, len(parts))):
-        typer.echo(
-            f"causvid: this story takes {needed:.0f} s; its end is missing, add --seconds {needed:.0f}", err=True
-        )
+    model, parts = session.model, len(session.history.events[0].value.get("story", []))
+    seconds_of_a_part = PART * model.codec.time_factor / model.cfg.fps
+    if seconds < (parts - 0.5) * seconds_of_a_part:
+        whole = f"{parts * seconds_of_a_part:.0f}"
+        typer.echo(f"causvid: this story takes {whole} s; its end is missing, add --seconds {whole}", err=True)
 
 
 def stream_to_file(

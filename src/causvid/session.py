@@ -48,7 +48,7 @@ from causvid.situation import (
 )
 from causvid.sources import Source, encode_clip, encode_image, levels_from
 from causvid.stopwatch import Stopwatch
-from causvid.story import next_part
+from causvid.story import last_asked, next_part
 from causvid.take import ChunkNote, Cut, Event, EventKind, Kind, Take
 from causvid.text import Understood
 
@@ -165,8 +165,7 @@ class Session:
     @property
     def asked_prompt(self) -> str:
         """The same as it was asked for: of a story that is under way, `prompt` is the part that is told now."""
-        events = (*self.history.events, *list(self._inputs.waiting))
-        return [e.value["text"] for e in events if e.kind in ("start", "prompt") and not e.value.get("told")][-1]
+        return last_asked([*self.history.events, *list(self._inputs.waiting)])[0].value["text"]
 
     @property
     def understood(self) -> Understood:

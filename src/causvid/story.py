@@ -7,12 +7,14 @@ before has had its time. What was told is an event like any other: it is saved, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from causvid.text import MAX_PARTS, clean_prompt
 
 if TYPE_CHECKING:
     from causvid.history import History
+    from causvid.take import Event
 
 PART = 7  # latent frames that a part lasts (ours): a training clip of 21 holds three
 BLEND = 6  # latent frames in which a part takes over (ours): the world takes a second or more for a change
@@ -32,16 +34,22 @@ def first_words(value: dict[str, Any]) -> str:
     return parts[0]
 
 
+def last_asked(events: Sequence[Event]) -> tuple[Event, int]:
+    """The last prompt that somebody asked for, and how many parts of its story have been told since."""
+    told = 0
+    for event in reversed(events):
+        if event.value.get("told"):
+            told += 1
+        elif event.kind in ("start", "prompt"):
+            return event, told
+    raise ValueError("a stream begins with a start")
+
+
 def next_part(history: History, words_left: int, size: int) -> dict[str, Any] | None:
     """What to ask for with the next chunk, of `size` latent frames, if a story has come to its next part.
 
     `words_left`: chunks until the prompt before has taken over."""
-    told = 0
-    for event in reversed(history.events):
-        if event.kind == "prompt" and event.value.get("told"):
-            told += 1
-        elif event.kind in ("start", "prompt"):
-            break
+    event, told = last_asked(history.events)
     parts, arrived = event.value.get("story", ()), event.chunk + max(0, event.value.get("blend", 0) - 1)
     if told + 1 >= len(parts) or words_left:
         return None

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -25,13 +26,14 @@ class Parsed:
 
     attributes: any of biome, light, weather, hero, colour, motion, camera, second hero, second colour, second motion.
     events: (kind, target) in the order told; clauses: the number of the one that tells each. others: heroes besides the
-    two, and those that come later. unknown: (word, similar known words).
+    two, and those that come later. phrases: what all of it was read from. unknown: (word, similar known words).
     """
 
     attributes: dict[str, str] = field(default_factory=dict)
     events: list[tuple[str, str]] = field(default_factory=list)
     clauses: list[int] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
+    phrases: list[str] = field(default_factory=list)
     unknown: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
 
     def disagreements(self, scene: Scene) -> list[str]:
@@ -58,6 +60,7 @@ def parse_known(text: str) -> Parsed:
     happening, second, colour, slot, clause = False, False, None, "", 0
     for match in _matches(tokens(text)):
         before, slot, value = slot, match.slot, match.value
+        parsed.phrases.append(match.phrase)
         if slot == "pause":
             happening, second, colour = before == "then", False, None
         elif slot == "then":
@@ -138,18 +141,10 @@ def tokens(text: str) -> list[str]:
     return ["," if not token[0].isalnum() else token for token in _TOKEN.findall(text.lower())]
 
 
-def known_phrases(text: str) -> set[str]:
-    """The phrases of a prompt that say something."""
-    return {match.phrase for match in _matches(tokens(text))}
-
-
-def says_more(text: str) -> bool:
+def says_more(text: str, parsed: Parsed) -> bool:
     """Whether a prompt has words that captions have, in no phrase that is known: what they say is lost in retelling."""
-    left = tokens(text)
-    for match in _matches([*left]):
-        for word in match.phrase.split():
-            left.remove(word)
-    return not {*vocabulary()}.isdisjoint({*left} - _glue())
+    left = Counter(tokens(text)) - Counter(" ".join(parsed.phrases).split())
+    return not {*vocabulary()}.isdisjoint(left.keys() - _glue())
 
 
 @cache
@@ -208,7 +203,8 @@ def rephrase(text: str) -> tuple[str, dict[str, str]]:
 
 def _unknown(words: list[str]) -> list[tuple[str, tuple[str, ...]]]:
     known = vocabulary()
-    strangers = dict.fromkeys(word for word in words if word != "," and word not in set(known))
+    familiar = {",", *known}
+    strangers = [word for word in dict.fromkeys(words) if word not in familiar]
     return [(word, _similar(word, known)) for word in strangers]
 
 

@@ -8,7 +8,7 @@ count back from, and is best told when the time comes.
 from collections.abc import Set as AbstractSet
 
 from causvid.worlds.vista.captions import Writer
-from causvid.worlds.vista.parsing import known_phrases, parse_known, phases, says_more
+from causvid.worlds.vista.parsing import parse_known, phases, says_more
 from causvid.worlds.vista.sampling import complete
 from causvid.worlds.vista.scene import EVENT_KINDS, Scene
 
@@ -17,16 +17,17 @@ def story(text: str, max_parts: int = 24) -> tuple[str, ...]:
     """The prompts to tell one after the other, in words of captions. None where nothing comes later, or more is told
     than can be retold: what happens to somebody else, another place, words in no known phrase."""
     parsed = parse_known(text)
-    if not parsed.events or "hero" not in parsed.attributes or parsed.others or says_more(text):
+    if not parsed.events or "hero" not in parsed.attributes or parsed.others or says_more(text, parsed):
         return ()
     if any(kind not in EVENT_KINDS for kind, _ in parsed.events):
         return ()
-    used, parts = known_phrases(text), []
-    ends = [0, *(n for n, clause in enumerate(parsed.clauses, start=1) if clause not in parsed.clauses[n:])]
-    for end in ends[:max_parts]:
-        now = parsed.attributes | phases(parsed.attributes, parsed.events[:end])[-1]
+    between = phases(parsed.attributes, parsed.events)
+    last_of = {clause: number for number, clause in enumerate(parsed.clauses, start=1)}
+    parts = []
+    for number in [0, *last_of.values()][:max_parts]:
+        now = parsed.attributes | between[number]
         named = {name: value for name, value in now.items() if value is not None}
-        parts.append(_Retelling(complete(named, (), seed=0), named.keys(), used).write()[0])
+        parts.append(_Retelling(complete(named, (), seed=0), named.keys(), {*parsed.phrases}).write()[0])
     different = [part for part, before in zip(parts, ["", *parts]) if part != before]
     return tuple(different) if len(different) > 1 else ()
 
