@@ -326,7 +326,8 @@ class Viewer:
 
     async def _do_close(self, message: dict[str, Any]) -> None:
         await self.engine_call(self.engine.close(self._need_stream()))
-        self.stream = None
+        async with self._in_order:  # news that it has ended may wait for a picture that is being compressed
+            self.stream = None
 
     async def _do_ping(self, message: dict[str, Any]) -> None:
         self._tell({"type": "pong", "echo": str(message.get("echo", ""))[:100]})
