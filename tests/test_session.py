@@ -16,7 +16,7 @@ from causvid.rollout import Rollout
 from causvid.session import Session
 from causvid.sources import MotionStrength, Source, encode_clip, encode_image, levels_from, measure_motion
 from causvid.take import Take
-from tiny_models import random_model
+from tiny_models import moving_model, random_model
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (48, 80, 3), dtype=np.uint8)
@@ -62,10 +62,21 @@ def everything(session):
     return out + chunks(session, 3)
 
 
+@pytest.fixture(scope="module", params=[random_model, moving_model])
+def make_model(request):
+    """Of networks that know nothing of the view, and of such that are told how it moves."""
+    return request.param
+
+
+@pytest.fixture
+def either(make_model):
+    return make_model()
+
+
 @pytest.fixture(scope="module")
-def whole():
+def whole(make_model):
     """(model, session, its chunks) of `everything`."""
-    model = random_model()
+    model = make_model()
     session = model.session("a red car", seed=5)
     return model, session, everything(session)
 
@@ -300,9 +311,9 @@ def test_mistakes_are_told_at_once_and_change_nothing(model, call, match):
 
 
 @pytest.mark.parametrize("moment_bytes", [0, 1 << 20, 128 << 20])
-def test_rewound_and_continued_is_as_if_never_rewound(moment_bytes):
+def test_rewound_and_continued_is_as_if_never_rewound(make_model, moment_bytes):
     """Whatever is kept for going back quickly, from every place, with every kind of event on the way."""
-    model = random_model()
+    model = make_model()
     session = Session(model, "a red car", seed=5, moment_bytes=moment_bytes)
     expected = everything(session)
     events = list(session.history.events)
@@ -328,8 +339,8 @@ def test_rewound_and_continued_is_as_if_never_rewound(moment_bytes):
                 assert same([made], [chunk]), (keep, index)
 
 
-def test_rewinding_to_the_start_keeps_what_was_asked_there(model):
-    session = model.session("a red car", seed=1)
+def test_rewinding_to_the_start_keeps_what_was_asked_there(either):
+    session = either.session("a red car", seed=1)
     session.set_prompt("a blue bus")
     first = chunks(session, 3)
     session.rewind(3)
@@ -339,8 +350,8 @@ def test_rewinding_to_the_start_keeps_what_was_asked_there(model):
     assert session.num_chunks == 3
 
 
-def test_rewinding_to_before_a_source_ends_it(model):
-    session = model.session("a red car", seed=1)
+def test_rewinding_to_before_a_source_ends_it(either):
+    session = either.session("a red car", seed=1)
     first = chunks(session, 2)
     session.restyle(0.9)
     session.push(CLIP)
@@ -350,15 +361,15 @@ def test_rewinding_to_before_a_source_ends_it(model):
 
 
 @pytest.mark.parametrize("of", ["a blue bus", "", None])
-def test_a_source_that_was_rewound_is_followed_as_before(model, of):
-    session = model.session("a red car", seed=1)
+def test_a_source_that_was_rewound_is_followed_as_before(either, of):
+    session = either.session("a red car", seed=1)
     session.restyle(0.9, of=of)
     session.push(CLIP)
     first = chunks(session, 2)
     session.rewind(1)
     assert session.restyles and session.asked.of == of
     session.follow(session.take().sources[0], session.take().chunks[0])  # a chunk's own source again, in another place
-    twin = model.session("a red car", seed=1)
+    twin = either.session("a red car", seed=1)
     twin.restyle(0.9, of=of)
     twin.push(CLIP[:9])
     assert same(chunks(twin, 1), first[:1])
@@ -366,37 +377,37 @@ def test_a_source_that_was_rewound_is_followed_as_before(model, of):
     assert same(chunks(session, 1), chunks(twin, 1))
 
 
-def test_a_fork_is_its_parent_until_they_part(model):
-    parent = model.session("a red car", seed=1)
+def test_a_fork_is_its_parent_until_they_part(either):
+    parent = either.session("a red car", seed=1)
     chunks(parent, 6)
     child = parent.fork()
     assert same(chunks(parent, 2), chunks(child, 2))
     child.set_prompt("a blue bus", mode="recache")
     ours, theirs = chunks(parent, 2), chunks(child, 2)
     assert not torch.equal(ours[0].latents, theirs[0].latents)
-    alone = model.session("a red car", seed=1)
+    alone = either.session("a red car", seed=1)
     assert same(chunks(alone, 10)[8:], ours), "the parent does not notice"
     assert parent.num_chunks == child.num_chunks == 10
     assert [e.kind for e in parent.history.events] == ["start"]
 
 
 @pytest.mark.parametrize("options", [{}, {"window": 6, "sink": 1}, {"window": 9, "sink": 3, "relative": True}])
-def test_a_parked_stream_wakes_as_it_was(model, options):
-    session, expected = model.session("a red car", **options), model.session("a red car", **options)
+def test_a_parked_stream_wakes_as_it_was(either, options):
+    session, expected = either.session("a red car", **options), either.session("a red car", **options)
     chunks(session, 9), chunks(expected, 9)
     session.park()
     assert session.is_parked
     assert same(chunks(session, 2), chunks(expected, 2))
 
 
-def test_waking_after_a_long_time_costs_what_matters_and_no_more(model):
+def test_waking_after_a_long_time_costs_what_matters_and_no_more(either):
     """The window times the layers, not the length of the stream; and still every bit."""
-    session = model.session("a red car", window=6, sink=1)
-    expected = model.session("a red car", window=6, sink=1)
+    session = either.session("a red car", window=6, sink=1)
+    expected = either.session("a red car", window=6, sink=1)
     chunks(session, 30), chunks(expected, 30)
     session.park()
     passes = []
-    hook = model.need_student().register_forward_pre_hook(lambda *_: passes.append(1))
+    hook = either.need_student().register_forward_pre_hook(lambda *_: passes.append(1))
     made = session.next_chunk()
     hook.remove()
     needed = 1 + 6 * 3 // 3  # the sink's chunk, and window x layers frames in chunks of three
@@ -407,10 +418,10 @@ def test_waking_after_a_long_time_costs_what_matters_and_no_more(model):
 # ---- takes ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_take_shows_and_makes_the_same_again_after_a_restart(whole, tmp_path):
+def test_a_take_shows_and_makes_the_same_again_after_a_restart(whole, make_model, tmp_path):
     _, session, made = whole
     path = session.save(tmp_path / "a.take")
-    take, other = Take.load(path), random_model()
+    take, other = Take.load(path), make_model()
     shown = list(take.replay(other))
     assert all(np.array_equal(a.frames, b.frames) for a, b in zip(shown, made, strict=True))
     assert [a.prompt for a in shown] == [b.prompt for b in made]
@@ -420,10 +431,10 @@ def test_a_take_shows_and_makes_the_same_again_after_a_restart(whole, tmp_path):
     assert same(list(render(take, other)), made)
 
 
-def test_a_take_is_continued_as_if_it_had_never_been_saved(whole, tmp_path):
+def test_a_take_is_continued_as_if_it_had_never_been_saved(whole, make_model, tmp_path):
     model, session, _ = whole
     take = Take.load(session.save(tmp_path / "a.take"))
-    resumed, parent = Session.resume(take, random_model()), session.fork()
+    resumed, parent = Session.resume(take, make_model()), session.fork()
     assert resumed.prompt == parent.prompt and resumed.num_chunks == parent.num_chunks
     for stream in (resumed, parent):
         stream.set_prompt("a blue bus", mode="recache")

@@ -129,14 +129,18 @@ def assert_same_weights(a: Path, b: Path, **tolerance) -> None:
     assert one.keys() == two.keys() and len(one) > 10
     for name in one:
         torch.testing.assert_close(
-            one[name], two[name], msg=lambda text, name=name: f"{name}: {text}", **tolerance or {"rtol": 0, "atol": 0}
+            one[name],
+            two[name],
+            msg=lambda text, name=name: f"{name}: {text}",
+            equal_nan=True,
+            **tolerance or {"rtol": 0, "atol": 0},
         )
 
 
 def gaussian(mean: float):
     """The exact velocity of N(mean, 1): clean and noise are drawn together given x_t."""
 
-    def velocity(x_t, sigma, text):
+    def velocity(x_t, sigma, text, travel=None):
         s = flow.per_frame(sigma, x_t)
         variance = (1 - s) ** 2 + s**2
         x0 = mean + (1 - s) / variance * (x_t - (1 - s) * mean)

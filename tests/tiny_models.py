@@ -1,5 +1,7 @@
 """Small random networks that every test may use: the same classes as everywhere, at a size that takes milliseconds."""
 
+from dataclasses import dataclass, replace
+
 import torch
 
 from causvid.bundle import Model, ModelConfig, TeacherSampling
@@ -9,6 +11,7 @@ from causvid.models.dit import VideoDiT, VideoDiTConfig
 from causvid.noise import seeded
 from causvid.rollout import RolloutConfig
 from causvid.text import Understood
+from causvid.view_noise import ViewNoise
 
 TINY = VideoDiTConfig(
     width=48,
@@ -97,6 +100,41 @@ class HashText:
 
     def understand(self, prompt):
         return Understood(prompt)
+
+
+@dataclass(frozen=True)
+class HashCourse:
+    """Every prompt has a speed of its own; of pictures that come from elsewhere nothing is known."""
+
+    speed: float | None = None
+    place: float = 0.0
+
+    def after(self, prompt):
+        return replace(self, speed=float(torch.randn((), generator=seeded(*prompt.encode()))))
+
+    def unknown(self):
+        return replace(self, speed=None)
+
+    @property
+    def is_known(self):
+        return self.speed is not None
+
+    def advance(self, num_frames):
+        travel = self.place + (self.speed or 0.0) * torch.arange(num_frames, dtype=torch.float64)
+        return travel, replace(self, place=self.place + (self.speed or 0.0) * num_frames)
+
+
+class MovingText(HashText):
+    def course(self, seed, height):
+        return HashCourse(place=float(seed % 7))
+
+
+def moving_model(**rollout) -> Model:
+    """The same, of networks that are told how the view moves, and with noise that goes along."""
+    model = random_model(**rollout)
+    cfg = replace(model.cfg, view_noise=ViewNoise(0.7, parallax=(0.3, 1.0), pixels=4))
+    dit = replace(TINY, parallax=(0.3, 1.0))
+    return Model(cfg, BoxCodec(), MovingText(), lambda: random_dit(dit), lambda: random_dit(dit, seed=1))
 
 
 def random_model(**rollout) -> Model:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from causvid import config, flow, sample
 from causvid.atomic import whole_file
@@ -26,7 +28,8 @@ from causvid.noise import chunk_noise
 from causvid.rollout import RolloutConfig
 from causvid.session import Session, StreamOptions, frames_from_video
 from causvid.shapes import FrameSigma, Latents, Text
-from causvid.text import TextEncoder, Understood, clean_prompt
+from causvid.text import Navigator, TextEncoder, Understood, clean_prompt
+from causvid.view_noise import Course, ViewNoise, carry_rows
 
 SPEC_FILE = "model.json"
 
@@ -57,6 +60,7 @@ class ModelConfig:
     allow_empty_prompt: bool = False
     codec_folder: str | None = None  # where codec and text live when they are too large to copy
     text_folder: str | None = None
+    view_noise: ViewNoise | None = None  # noise that moves with the view, as both networks learnt it
     recipes: dict[str, RolloutConfig] = field(default_factory=dict)  # other ways to run the same student, by name
 
 
@@ -113,13 +117,16 @@ class Model:
             self._student = self.student_source()
         return self._student
 
-    def guided(self, text: Text, guidance: float) -> sample.Field:
-        """The teacher's velocity under these words, as it is sampled."""
+    def guided(self, text: Text, guidance: float, travel: Tensor | None = None) -> sample.Field:
+        """The teacher's velocity under these words, as it is sampled, in a view that moves so."""
+        travel = None if travel is None else travel.to(self.device)
+        teacher = partial(self.need_teacher(), travel=travel)
         if guidance == 1:
-            return sample.guided(self.need_teacher(), text, None, 1)
+            return sample.guided(teacher, text, None, 1)
         if self._guide is None and self.guide_source is not None:
             self._guide = self.guide_source()
-        return sample.guided(self.need_teacher(), text, self.no_text(), guidance, self._guide)
+        guide = self._guide and partial(self._guide, travel=travel)
+        return sample.guided(teacher, text, self.no_text(), guidance, guide)
 
     # ---- text --------------------------------------------------------------------------------------------------
 
@@ -143,6 +150,16 @@ class Model:
     def remember(self, prompt: str) -> TextMemory:
         """A prompt, projected once for every pass of the student that uses it."""
         return self.need_student().project_text(self.embed([prompt]))
+
+    def course(self, seed: int) -> Course | None:
+        """How the view of a stream that begins moves, where noise goes along with it."""
+        if self.cfg.view_noise is None:
+            return None
+        if not isinstance(self.text, Navigator):
+            raise UserError(
+                f"the text encoder '{self.cfg.text}' cannot tell how the view moves; set view_noise to null."
+            )
+        return self.text.course(seed, self.latent_shape[1])
 
     # ---- the causal student ------------------------------------------------------------------------------------
 
@@ -196,8 +213,12 @@ class Model:
         if steps < 1:
             raise UserError(f"sampling needs at least 1 step, got {steps}")
         shape = (1, self.latents_for(seconds), *self.latent_shape)
-        x = chunk_noise(seed, 0, 0, shape).to(device=self.device, dtype=self.dtype)
-        field = self.guided(self.embed([prompt]), guidance)
+        noise, travel, course = chunk_noise(seed, 0, 0, shape), None, self.course(seed)
+        if course is not None:
+            travel = course.after(prompt).advance(shape[1])[0][None]
+            noise = carry_rows(self.cfg.view_noise, noise, travel, [(seed, 0)])
+        x = noise.to(device=self.device, dtype=self.dtype)
+        field = self.guided(self.embed([prompt]), guidance, travel)
         return sample.euler(field, x, flow.sigma_grid(steps, how.shift), on_step)
 
     def latents_for(self, seconds: float | None) -> int:

@@ -92,8 +92,9 @@ class KVCache:
         """Frame number of the next chunk, as the rotation wants it."""
         return [self.num_frames]
 
-    def at_hand(self, num_frames: int) -> "Past":
-        """The view that a chunk of `num_frames` has. It stays valid while later chunks are appended to a full cache."""
+    def at_hand(self, num_frames: int, travel: Tensor | None = None) -> "Past":
+        """The view that a chunk of `num_frames` has. It stays valid while later chunks are appended to a full cache.
+        `travel` [B, T]: how far the picture has come at each of them."""
         start, stop = self.num_frames, self.num_frames + num_frames
         if self.policy.window is None:
             if stop > self.capacity:
@@ -107,7 +108,7 @@ class KVCache:
                 self._rebase_sink(stop)
         runs = [torch.arange(run.start, run.stop, device=self._keys.device) for run in self.slots(start, stop)]
         num_seen = min(stop, self.capacity) * self.shape.tokens_per_frame
-        return Past(self, start, stop, torch.cat(runs), num_seen)
+        return Past(self, start, stop, torch.cat(runs), num_seen, travel)
 
     def commit(self, num_frames: int) -> None:
         """What the last pass left in the slots of the chunk at hand is the past from now on."""
@@ -172,6 +173,7 @@ class Past:
     stop: int
     own: Tensor  # the chunk's token slots
     num_seen: int  # tokens attended to, from slot 0
+    travel: Tensor | None = None  # [B, T], where networks know places in the world
     alone: bool = False  # the chunk is seen at its place in time, but nothing before it
 
     @property
@@ -219,6 +221,11 @@ class PastOfMany:
     @property
     def first_frames(self) -> list[int]:
         return [past.start for past in self.pasts]
+
+    @property
+    def travel(self) -> Tensor | None:
+        ways = [past.travel for past in self.pasts if past.travel is not None]
+        return torch.cat(ways) if ways else None
 
     @property
     def dtype(self) -> torch.dtype:

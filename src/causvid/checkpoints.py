@@ -301,7 +301,7 @@ def config_from_state(
     if width % hints["num_heads"]:
         raise UserError(f"{source}: width {width} does not split into {hints['num_heads']} heads; correct num_heads.")
     defaults: dict[str, Any] = {"text_length": TEXT_LENGTH, "eps": EPS, "precision": "islands"}
-    return VideoDiTConfig(**(defaults | seen | hints))
+    return VideoDiTConfig(**(defaults | seen | hints | {"parallax": tuple(hints.get("parallax", ()))}))
 
 
 def describe_mismatch(model: nn.Module, state: Mapping[str, Tensor]) -> str | None:

@@ -62,6 +62,13 @@ class Commit:
     index: int
     latents: Latents
     rows: Text
+    travel: Tensor | None
+
+    @classmethod
+    def of(cls, index: int, record: Record, rows: Text | None = None) -> Commit:
+        """Under its own words, or others."""
+        after = record.after
+        return cls(index, record.latents, after.words.rows if rows is None else rows, after.travel)
 
 
 @dataclass
@@ -116,11 +123,9 @@ class History:
         cut = self.cuts[-1]
         fed = []
         for index in cut.fed:
-            record = self.records[index]
-            rows = record.after.words.rows if cut.own_words else self.records[cut.chunk].after.words.rows
-            fed.append(Commit(index, record.latents, rows))
-        since = enumerate(self.records[cut.chunk :], cut.chunk)
-        return fed + [Commit(i, record.latents, record.after.words.rows) for i, record in since]
+            rows = None if cut.own_words else self.records[cut.chunk].after.words.rows
+            fed.append(Commit.of(index, self.records[index], rows))
+        return fed + [Commit.of(i, record) for i, record in enumerate(self.records[cut.chunk :], cut.chunk)]
 
     def newest_moment(self, not_before: int) -> Moment | None:
         """The newest one that lies after chunk `not_before`, or none."""
@@ -151,7 +156,7 @@ Remember = Callable[[Text], TextMemory]  # rows of a prompt -> what the network 
 def commit_again_passes(rollout: Rollout, commits: Iterable[Commit], remember: Remember) -> Passes[None]:
     for commit in commits:
         rollout.chunk_index = commit.index
-        yield from rollout.feed_passes(commit.latents, remember(commit.rows))
+        yield from rollout.feed_passes(commit.latents, remember(commit.rows), commit.travel)
 
 
 def rebuild_passes(rollout: Rollout, history: History, remember: Remember) -> Passes[bool]:

@@ -8,6 +8,11 @@ from causvid.models.dit import VideoDiTConfig
 from causvid.models.wan import WAN_1_3B
 from causvid.rollout import RolloutConfig
 from causvid.text.vista import VistaTextConfig
+from causvid.view_noise import ViewNoise
+
+# scenery at half of the picture's height and above is far away, then come the middle and the ground (vista/scenery.py)
+VISTA_PARALLAX = (0.12, 0.12, 0.12, 0.12, 0.4, 0.4, 1.0, 1.0)
+VISTA_NOISE = ViewNoise(share=0.8, parallax=VISTA_PARALLAX)
 
 # Vista's pictures are 64 x 112: latents of 8 x 14, 28 tokens a frame, 588 in a clip of 21 latent frames.
 VISTA_DIT = VideoDiTConfig(
@@ -25,6 +30,7 @@ VISTA_DIT = VideoDiTConfig(
     precision="islands",
     landmarks=21,
     overlap=1,
+    parallax=VISTA_PARALLAX,
 )
 VISTA_DIT_WIDE = replace(VISTA_DIT, width=384, ffn_width=1536, num_heads=6, num_layers=12)  # for a GPU
 

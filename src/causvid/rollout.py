@@ -21,6 +21,7 @@ from causvid.errors import UserError
 from causvid.models.dit import TextMemory, VideoDiT
 from causvid.noise import chunk_noise
 from causvid.shapes import FrameSigma, Latents, Text
+from causvid.view_noise import ViewNoise, carry_rows
 
 Draw = Callable[[int], Tensor]  # draw index -> noise of the chunk's shape
 Network = Callable[..., Tensor]  # (x_t, sigma, text, past=...) -> v
@@ -163,6 +164,7 @@ class Made:
     latents: Latents
     text: Text | TextMemory
     index: int  # of the chunk in its stream
+    travel: Tensor | None = None  # how far the view had come at its frames
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,7 @@ class Rollout:
     seeds: Sequence[int] = (0,)  # one per clip of the batch
     dtype: torch.dtype = torch.float32
     device: torch.device | str = "cpu"
+    view_noise: ViewNoise | None = None
     cache: KVCache = field(init=False)
     chunk_index: int = field(init=False, default=0)
     _pending: Made | None = field(init=False, default=None)
@@ -220,14 +223,18 @@ class Rollout:
         of: Text | TextMemory | None = None,
         sigmas: Sequence[float] | None = None,
         noise: Latents | None = None,
+        travel: Tensor | None = None,
+        carry: bool = True,
     ) -> Latents:
         """The next chunk, given the prompt in force. Hands it out uncommitted.
 
         `sigmas` replaces the step list of this chunk. `start` is a clean chunk to begin from, noised to sigmas[0]
         (video-to-video); with `of`, the words for what it shows, it is edited and not drawn anew. `noise` replaces the
-        noise that the seed gives.
+        noise that the seed gives. `travel` [K] is how far the view has come, in latents to the right; with `carry` the
+        noise of models that know of it goes along.
         """
-        return drive(self.model, self.step_passes(text, start=start, of=of, sigmas=sigmas, noise=noise))
+        passes = self.step_passes(text, start=start, of=of, sigmas=sigmas, noise=noise, travel=travel, carry=carry)
+        return drive(self.model, passes)
 
     def step_passes(
         self,
@@ -237,6 +244,8 @@ class Rollout:
         of: Text | TextMemory | None = None,
         sigmas: Sequence[float] | None = None,
         noise: Latents | None = None,
+        travel: Tensor | None = None,
+        carry: bool = True,
     ) -> Passes[Latents]:
         """`step`, for who runs the network themselves. So are the other methods that end in `_passes`."""
         yield from self.settle_passes()
@@ -248,11 +257,12 @@ class Rollout:
                 "use a student, or a recipe, of the chunk size it was recorded with"
             )
         levels = tuple(sigmas or self.cfg.chunk_sigmas(at_start))
-        x = self._noise(shape, 0) if noise is None else noise.to(device=self.device, dtype=self.dtype)
-        past = self.cache.at_hand(x.shape[1])
+        along = travel if carry else None
+        x = self._noise(shape, 0, along) if noise is None else noise.to(device=self.device, dtype=self.dtype)
+        past = self._at_hand(x.shape[1], travel)
 
         def draw(number: int) -> Tensor:
-            return x if number == 0 else self._noise(shape, number)
+            return x if number == 0 else self._noise(shape, number, along)
 
         if start is not None and of is not None:
             x0 = yield from edit_passes(start.to(x), of, levels, text, draw, past)
@@ -260,17 +270,17 @@ class Rollout:
             if start is not None:
                 x = flow.add_noise(start.to(x), x, torch.full(x.shape[:2], levels[0], device=self.device))
             x0 = yield from denoise_passes(x, levels, text, draw, past)
-        self._pending = Made(x0, text, self.chunk_index)
+        self._pending = Made(x0, text, self.chunk_index, travel)
         self.chunk_index += 1
         return x0
 
-    def feed(self, latents: Latents, text: Text | TextMemory) -> None:
+    def feed(self, latents: Latents, text: Text | TextMemory, travel: Tensor | None = None) -> None:
         """Take a given clean chunk as the next one: an image to animate, a video to extend."""
-        drive(self.model, self.feed_passes(latents, text))
+        drive(self.model, self.feed_passes(latents, text, travel))
 
-    def feed_passes(self, latents: Latents, text: Text | TextMemory) -> Passes[None]:
+    def feed_passes(self, latents: Latents, text: Text | TextMemory, travel: Tensor | None = None) -> Passes[None]:
         yield from self.settle_passes()
-        self._pending = Made(latents.to(device=self.device, dtype=self.dtype), text, self.chunk_index)
+        self._pending = Made(latents.to(device=self.device, dtype=self.dtype), text, self.chunk_index, travel)
         self.chunk_index += 1
 
     def amend(self, latents: Latents) -> None:
@@ -334,7 +344,7 @@ class Rollout:
         return None if window is None else layers * window
 
     def _commit(self, made: Made) -> Passes[None]:
-        yield from commit_passes(made.latents, made.text, self.cache.at_hand(made.latents.shape[1]))
+        yield from commit_passes(made.latents, made.text, self._at_hand(made.latents.shape[1], made.travel))
         self._in_sight.append(made)
         policy = self.cfg.policy
         if policy.window is None:
@@ -345,6 +355,11 @@ class Rollout:
         num_recent = _covering(recent[::-1], policy.window - policy.sink)
         self._in_sight = self._in_sight[:num_sink] + recent[len(recent) - num_recent :]
 
-    def _noise(self, shape: tuple[int, ...], draw: int) -> Tensor:
+    def _at_hand(self, num_frames: int, travel: Tensor | None) -> Past:
+        return self.cache.at_hand(num_frames, None if travel is None else travel[None].to(self.device))
+
+    def _noise(self, shape: tuple[int, ...], draw: int, travel: Tensor | None) -> Tensor:
         noise = torch.stack([chunk_noise(seed, self.chunk_index, draw, shape) for seed in self.seeds])
+        if travel is not None:
+            noise = carry_rows(self.view_noise, noise, travel[None], [(seed, draw) for seed in self.seeds])
         return noise.to(device=self.device, dtype=self.dtype)

@@ -41,24 +41,34 @@ def _angles(positions: Tensor, pairs: int) -> Tensor:
 
 
 def grid_rotation(
-    num_frames: int, height: int, width: int, head_width: int, *, first_frames: Sequence[int] = (0,), device=None
+    num_frames: int,
+    height: int,
+    width: int,
+    head_width: int,
+    *,
+    first_frames: Sequence[int] = (0,),
+    ways: Tensor | None = None,
+    device=None,
 ) -> Rotation:
-    """The rotation of a patch grid whose first frame is number `first_frames[b]` in stream b."""
+    """The rotation of a patch grid whose first frame is number `first_frames[b]` in stream b. Row h of its frame t has
+    come `ways[b, t, h]` patches to the right: columns are then places in the world, not in the picture."""
     pairs_t, pairs_h, pairs_w = axis_pairs(head_width)
     starts = torch.tensor(first_frames, dtype=torch.float64, device=device)
     steps = torch.arange(num_frames, dtype=torch.float64, device=device)
     time = _angles(starts[:, None] + steps, pairs_t)  # [B, T, pairs_t]
     rows = _angles(torch.arange(height, device=device), pairs_h)
-    columns = _angles(torch.arange(width, device=device), pairs_w)
-    shape = (len(first_frames), num_frames, height, width)
+    places = torch.arange(width, device=device)
+    columns = _angles(places if ways is None else places + ways.to(torch.float64)[..., None], pairs_w)
+    batch = len(first_frames) if ways is None else max(len(first_frames), len(ways))
+    shape = (batch, num_frames, height, width)
     angles = torch.cat(
         [
             time[:, :, None, None].expand(*shape, -1),
             rows[None, None, :, None].expand(*shape, -1),
-            columns[None, None, None, :].expand(*shape, -1),
+            columns.expand(*shape, -1),
         ],
         dim=-1,
-    ).reshape(len(first_frames), num_frames * height * width, 1, -1)
+    ).reshape(batch, num_frames * height * width, 1, -1)
     return Rotation(angles.cos().float(), angles.sin().float())
 
 

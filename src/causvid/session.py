@@ -104,7 +104,7 @@ class Session:
         self._inputs = Inputs()
         self._texts: tuple[Text, TextMemory] | None = None
         self._source_text: tuple[str, TextMemory] | None = None
-        self.now = Situation.start(start, self._embed)
+        self.now = Situation.start(start, self._embed, model.course(seed))
         self.now.options.apply(model.cfg.rollout)  # refuse what cannot be run now, not at the first chunk
         model.need_student()
         self._rollout: Rollout | None = None  # its cache is allocated with the first chunk
@@ -128,8 +128,11 @@ class Session:
         yield from self.rollout.settle_passes()
         clock.lap("commit")
         text = self._remember(self.now.words.rows)
-        coming = self._inputs.take(self.now, self.rollout.cfg.chunk_size(self._shot_begins), self._shot_begins)
-        self.now = replace(self.now, motion=coming.motion)
+        size = self.rollout.cfg.chunk_size(self._shot_begins)
+        coming = self._inputs.take(self.now, size, self._shot_begins)
+        count = coming.latents.shape[1] if coming.kind == "given" and coming.latents is not None else size
+        self.now = replace(self.now, motion=coming.motion).onward(coming.kind, count)
+        travel = self.now.travel
         source, of, sigmas = None, None, None
         if coming.kind == "restyled":
             assert coming.latents is not None and coming.strength is not None
@@ -139,9 +142,12 @@ class Session:
         if coming.kind == "given":
             assert coming.latents is not None
             latents = coming.latents
-            yield from self.rollout.feed_passes(latents, text)
+            yield from self.rollout.feed_passes(latents, text, travel)
         else:
-            latents = yield from self.rollout.step_passes(text, start=source, of=of, sigmas=sigmas)
+            carry = source is None and self.now.course is not None and self.now.course.is_known
+            latents = yield from self.rollout.step_passes(
+                text, start=source, of=of, sigmas=sigmas, travel=travel, carry=carry
+            )
         clock.lap("denoise")
         frames = frames_from_video(self._decode(latents))
         clock.lap("decode")
@@ -285,7 +291,7 @@ class Session:
         else:
             start, *asked = self.history.events
             self.history.events = [start]
-            self.now = Situation.start(start, self._embed)
+            self.now = Situation.start(start, self._embed, self.model.course(start.value["seed"]))
             live = self._inputs.source is not None
             self._inputs.waiting.extend(e for e in asked if e.kind != "cut" and (live or e.kind != "source"))
         if (self.now if keep else self.asked).strength is None:
@@ -368,7 +374,7 @@ class Session:
             while events and events[0].chunk <= index:
                 session.history.events.append(events.popleft())
                 session.now = session.now.after(session.history.events[-1], session._embed)
-            session.now, _ = session.now.step().with_look(latents)
+            session.now, _ = session.now.step().onward(note.kind, note.num_latents).with_look(latents)
             session.history.add(Record(note, latents, session.now, take.sources.get(index)))
         session._inputs.waiting.extend(events)
         session._began -= take.events[-1].time
@@ -453,6 +459,7 @@ class Session:
             seeds=(self.now.seed,),
             dtype=model.dtype,
             device=model.device,
+            view_noise=model.cfg.view_noise,
         )
 
     def _catch_up_passes(self) -> Passes[None]:
@@ -488,7 +495,7 @@ class Session:
             old.cfg, old.seeds = new.cfg, new.seeds
             return
         start = self.history.shot_start() if not self._shot_begins else self.num_chunks
-        commits = [Commit(i, r.latents, r.after.words.rows) for i, r in enumerate(self.history.records[start:], start)]
+        commits = [Commit.of(i, record) for i, record in enumerate(self.history.records[start:], start)]
         sink, _, recent = leave_out(commits, new.cfg.policy.sink, new.cfg.policy.window)
         self._rollout = new
         yield from commit_again_passes(new, [*sink, *recent], self._remember)

@@ -18,7 +18,8 @@ from causvid.rollout import PromptMode, RolloutConfig
 from causvid.shapes import Latents, Text
 from causvid.sources import MotionStrength
 from causvid.story import first_words
-from causvid.take import Event
+from causvid.take import Event, Kind
+from causvid.view_noise import Course
 
 PROMPT_MODES = ("keep", "recache", "flush")
 MAX_BLEND = 64
@@ -78,15 +79,18 @@ class Situation:
     strength: float | MotionStrength | None = None  # None: nothing is restyled
     of: str | None = None  # what the source shows, as far as is said; None: it is drawn anew
     motion: float | None = None  # of the source, smoothed
+    course: Course | None = None  # of the view, for models that are told how it moves
+    travel: Tensor | None = None  # how far it had come at the frames of the last chunk [K]
     look: Tensor | None = field(default=None, compare=False)  # statistics that drift is measured from
 
     @classmethod
-    def start(cls, event: Event, embed: Embed) -> Situation:
+    def start(cls, event: Event, embed: Embed, course: Course | None = None) -> Situation:
         text, seed, options = (event.value.get(key) for key in ("text", "seed", "options"))
         if not isinstance(text, str) or not isinstance(options, dict):
             raise UserError("the start of this stream lacks its prompt or its options")
         rows = embed(first_words(event.value))
-        return cls(text, Words(rows, rows), check_seed(seed), read_options(options))
+        course = course and course.after(first_words(event.value))
+        return cls(text, Words(rows, rows), check_seed(seed), read_options(options), course=course)
 
     def after(self, event: Event, embed: Embed) -> Situation:
         """The situation once `event` is in force. What it does to the past is the session's business."""
@@ -94,7 +98,8 @@ class Situation:
         if event.kind == "prompt":
             text, mode, blend = read_prompt(value)
             words = Words(self.words.rows, embed(first_words(event.value)), max(1, blend), mode)
-            return replace(self, prompt=text, words=words, look=None)
+            course = self.course and self.course.after(first_words(event.value))
+            return replace(self, prompt=text, words=words, course=course, look=None)
         if event.kind == "settings":
             check_settings(value)
             seed = check_seed(value.get("seed", self.seed))
@@ -112,6 +117,14 @@ class Situation:
         look = torch.cat([latents.float().mean((0, 1, 3, 4)), latents.float().std((0, 1, 3, 4))]).cpu()
         first = look if self.look is None else self.look
         return replace(self, look=first), float((look - first).square().mean().sqrt())
+
+    def onward(self, kind: Kind, num_frames: int) -> Situation:
+        """Into a chunk of so many latent frames."""
+        if self.course is None:
+            return self
+        course = self.course if kind == "made" else self.course.unknown()
+        travel, course = course.advance(num_frames)
+        return replace(self, course=course, travel=travel)
 
     def step(self) -> Situation:
         """On to the next chunk."""

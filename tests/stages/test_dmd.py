@@ -31,6 +31,7 @@ from causvid.stages.memory import bytes_saved, memory_need
 from causvid.stages.self_rollout import roll_out
 from causvid.stages.sources import Network
 from causvid.training import parallel
+from causvid.view_noise import unknown_ways
 from tiny_distillation import (
     CLIP,
     GALLERY,
@@ -178,7 +179,7 @@ def test_what_was_made_before_the_last_prompt_is_not_judged_by_it(world, tmp_pat
     assert all(torch.equal(text, sitting.student_words(prompts)) for text, prompts in zip(texts, told, strict=True))
     gradients = []
     monkeypatch.setattr(dmd, "student_loss", lambda x0, g: gradients.append(g) or student_loss(x0, g))
-    (_, text), _ = sitting.update_student(0.0)
+    (_, text, _), _ = sitting.update_student(0.0)
     assert torch.equal(text, sitting.words(["blue car", "red"]))
     (gradient,) = gradients
     assert gradient[0, :2].abs().max() == 0 and gradient[0, 2:].abs().amin(dim=(1, 2, 3)).max() > 0
@@ -224,7 +225,7 @@ def test_noised_data_has_a_level_per_chunk_and_the_video_is_the_students_guess(w
     inputs = sitting.read(4)
     seen = []
 
-    def perfect(x_t, sigma, text):
+    def perfect(x_t, sigma, text, travel):
         seen.append(sigma)
         return (x_t - inputs.latents) / sigma[:, :, None, None, None]
 
@@ -250,7 +251,7 @@ def test_a_student_on_its_own_past_learns_the_teachers_mean(world, tmp_path):
     sitting = Sitting(cfg, tmp_path, CPU, GALLERY)
 
     def mean_of_videos():
-        inputs = Inputs([one_prompt("red car")] * 4, None, sitting.bounds)
+        inputs = Inputs([one_prompt("red car")] * 4, None, unknown_ways(4, cfg.clip[0]), sitting.bounds)
         return float(sitting.make_video(inputs, sitting.draws(9, slice(0, 4)), grad=False).mean())
 
     first = mean_of_videos()

@@ -110,13 +110,14 @@ def test_spread_tells_a_collapse(rng):
     assert 0.05 < spread(prompts + 0.1 * torch.randn(12, 2, 1, 4, 4, generator=rng)) < 0.3
 
 
-def test_replay_holds_the_newest_with_their_text(rng):
+def test_replay_holds_the_newest_with_their_text_and_ways(rng):
     replay = Replay(4, (1, 1, 1, 1), (1, 1), torch.device("cpu"))
     for first in (0, 2, 4):
         numbers = torch.tensor([first, first + 1.0])
-        replay.put(numbers.reshape(2, 1, 1, 1, 1), -numbers.reshape(2, 1, 1))
-    videos, texts = replay.draw(4, rng)
+        replay.put(numbers.reshape(2, 1, 1, 1, 1), -numbers.reshape(2, 1, 1), 2 * numbers[:, None])
+    videos, texts, ways = replay.draw(4, rng)
     assert sorted(videos.flatten().tolist()) == [2, 3, 4, 5] and torch.equal(texts.flatten(), -videos.flatten())
+    assert torch.equal(ways.flatten(), 2 * videos.flatten())
     assert replay.draw(7, rng)[0].shape[0] == 7
     again = Replay(4, (1, 1, 1, 1), (1, 1), torch.device("cpu"))
     again.load_state_dict(replay.state_dict())

@@ -25,7 +25,7 @@ def world(tmp_path_factory):
 def test_kept_states_are_those_of_direct_integration(world):
     """Level by level: integrating from one kept state with the steps in between ends at the next."""
     cfg = pairs_config(world, solver="heun")
-    states, prompts, history = Maker(cfg, CPU).make(range(3))
+    states, prompts, history, _ = Maker(cfg, CPU).make(range(3))
     assert states.shape == (3, 5, *CLIP) and history is None
     model, words = read_network(cfg.model, cfg.teacher, "teacher", CPU), read_words(cfg.teacher, CPU)
     assert torch.equal(states[2, 0], chunk_noise(cfg.seed, 2, 0, CLIP))
@@ -42,7 +42,7 @@ def test_a_causal_teacher_denoises_chunks_behind_its_own_clean_past(world, guida
     """Pairs through caches == every step by recomputation of the whole past under the block-causal mask."""
     worse = str(write_weights_folder(world / "worse", seed=7)) if guided else None
     cfg = pairs_config(world, sight="causal", guidance=guidance, guide=worse)
-    states, prompts, _ = Maker(cfg, CPU).make(range(1))
+    states, prompts, _, _ = Maker(cfg, CPU).make(range(1))
     model, words = read_network(cfg.model, cfg.teacher, "teacher", CPU), read_words(cfg.teacher, CPU)
     guide = read_network(cfg.model, worse or cfg.teacher, "teacher", CPU)
     readers = [(model, words(prompts)), (guide, words([""]))]
@@ -65,7 +65,7 @@ def test_a_given_past_is_the_true_clip(world):
     """With true clips as the past, a chunk does not depend on what was made before it."""
     cfg = pairs_config(world, sight="causal", past="data", data=str(world / "latents"))
     maker = Maker(cfg, CPU)
-    states, prompts, history = maker.make(range(2))
+    states, prompts, history, _ = maker.make(range(2))
     assert set(prompts) <= {"red car", "blue car"} and history.shape == (2, *CLIP)
     eps = states[:, 0].clone()
     eps[:, :2] = 0
@@ -115,7 +115,7 @@ def test_reading_them_back(world, tmp_path):
     cfg = pairs_config(world)
     pairs = Pairs(ode_pairs.train(cfg, tmp_path))
     assert len(pairs) == 5 and pairs.sigmas == STUDENT.sigmas and pairs.clip_shape == CLIP
-    states, prompts, _ = Maker(cfg, CPU).make(range(4))
+    states, prompts, _, _ = Maker(cfg, CPU).make(range(4))
     by_prompt_and_noise = {(p, s[0].half().float().sum().item()) for p, s in zip(prompts, states)}
     epoch = pairs.batch(0, 5, seed=3)
     read = {(p, s[0].sum().item()) for p, s in zip(epoch.prompts, epoch.states)}

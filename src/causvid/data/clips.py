@@ -3,7 +3,8 @@
     cache/
         index.json                     what the cache was made from
         images/shard-00000.safetensors     latents [N, T, C, h, w] fp16, seeds [N], truth [N, T, gh, gw] uint8,
-                                           motion [N, T, gh, gw, 2] int8; captions in the metadata, several per clip
+                                           motion [N, T, gh, gw, 2] int8, travel [N, T] float32; captions in the
+                                           metadata, several per clip
 
 Clip i of a pool is a function of its seed alone, so a cache can be continued after any interruption and is the same
 whichever process makes which shard. A shard appears whole or not at all.
@@ -62,6 +63,7 @@ class Clip:
     captions: list[str]
     truth: np.ndarray | None = None  # uint8 [T, gh, gw]: what each patch of each latent frame shows
     motion: np.ndarray | None = None  # int8 [T, gh, gw, 2]: how far it came, in pixels right and down, since the last
+    camera: np.ndarray | None = None  # float32 [T]: how far the view has come, in pixels to the right
 
 
 @runtime_checkable
@@ -139,6 +141,9 @@ def write_shard(path: Path, spec: PoolSpec, seeds: Sequence[int], source: Source
         with torch.no_grad():
             latents.append(codec.encode(video).to(torch.float16))
     tensors = {"latents": torch.cat(latents), "seeds": torch.tensor(list(seeds))}
+    if all(clip.camera is not None for clip in clips):
+        ways = np.stack([clip.camera for clip in clips if clip.camera is not None])
+        tensors["travel"] = torch.from_numpy(ways).float() / codec.space_factor
     for name in ("truth", "motion"):
         arrays = [getattr(clip, name) for clip in clips]
         if all(array is not None for array in arrays):
@@ -196,6 +201,7 @@ class Batch:
     captions: list[str]
     truth: Tensor | None  # uint8 [B, T, gh, gw]
     motion: Tensor | None = None  # int8 [B, T, gh, gw, 2]
+    travel: Tensor | None = None  # float32 [B, T]: how far the view has come, in latents to the right
 
 
 class Pool:
@@ -210,6 +216,7 @@ class Pool:
         self.latents: list[Tensor] = []  # of each shard [N, T, C, h, w]
         self.truths: list[Tensor] = []  # of each shard, or none
         self.motions: list[Tensor] = []
+        self.ways: list[Tensor] = []
         self.captions: list[list[str]] = []
         self._places: list[tuple[int, int]] = []  # of each clip: its shard, and its row there
         digest = hashlib.sha256()
@@ -222,6 +229,7 @@ class Pool:
             self.captions += captions
             self.truths += [tensors["truth"]] if "truth" in tensors else []
             self.motions += [tensors["motion"]] if "motion" in tensors else []
+            self.ways += [tensors["travel"]] if "travel" in tensors else []
         self.clip_shape = tuple(self.latents[0].shape[1:])  # T, C, h, w
         self.identity = digest.hexdigest()[:16]
         self._order: list[int] = []
@@ -233,6 +241,10 @@ class Pool:
     @property
     def tells_motion(self) -> bool:
         return len(self.motions) == len(self.latents)
+
+    @property
+    def tells_travel(self) -> bool:
+        return len(self.ways) == len(self.latents)
 
     def batch(self, position: int, size: int, num_frames: int, seed: int) -> Batch:
         """Clips number `position` ... of an endless sequence that visits every clip once per epoch, in an order that
@@ -250,7 +262,7 @@ class Pool:
 
         latents = read(self.latents)
         assert latents is not None
-        return Batch(latents.float(), chosen, read(self.truths), read(self.motions))
+        return Batch(latents.float(), chosen, read(self.truths), read(self.motions), read(self.ways))
 
     def _row(self, place: int, seed: int) -> int:
         epoch, rest = divmod(place, len(self))

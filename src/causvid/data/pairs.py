@@ -3,7 +3,8 @@
     pairs/
         index.json                 levels, sizes, what they were made from
         shard-00000.safetensors    states [N, Q+1, T, C, H, W] fp16, ordered from noise to clean; the prompts in the
-                                   metadata; history [N, T, C, H, W] where the past was given, not the teacher's own
+                                   metadata; travel [N, T], how views move; history [N, T, C, H, W] where the past was
+                                   given, not the teacher's own
 
 Pair i is a function of its number alone, so any process may make any shard, and a shard appears whole or not at all.
 """
@@ -78,11 +79,20 @@ def missing_shards(folder: Path, spec: PairsSpec, rank: int = 0, num_ranks: int 
     return [shard for shard in mine if not shard_file(folder, shard).exists()]
 
 
-def write_shard(folder: Path, shard: int, states: Tensor, prompts: Sequence[str], history: Latents | None) -> None:
+def write_shard(
+    folder: Path,
+    shard: int,
+    states: Tensor,
+    prompts: Sequence[str],
+    history: Latents | None = None,
+    travel: Tensor | None = None,
+) -> None:
     """`states` [N, Q+1, T, C, H, W]."""
     tensors = {"states": states.to(torch.float16)}
     if history is not None:
         tensors["history"] = history.to(torch.float16)
+    if travel is not None:
+        tensors["travel"] = travel
     with all_or_nothing(folder) as temporary:
         write_tensors(temporary(shard_file(folder, shard).name), tensors, {"prompts": json.dumps(list(prompts))})
 
@@ -112,6 +122,7 @@ class PairBatch:
     states: Tensor  # [B, Q+1, T, C, H, W] float32, from noise to clean
     prompts: list[str]
     history: Latents | None  # the clean past, where it was not the teacher's own
+    travel: Tensor | None = None  # [B, T] how views move; None: of before pairs told that
 
 
 class Pairs:
@@ -143,10 +154,15 @@ class Pairs:
     def batch(self, position: int, size: int, seed: int) -> PairBatch:
         """Pairs number `position` ... of an endless sequence that visits every pair once per epoch."""
         numbers = [self._number(place, seed) for place in range(position, position + size)]
-        states = torch.stack([self._read("states", number) for number in numbers]).float()
-        given = "history" in self._files[0].keys()  # noqa: SIM118 (a safetensors file, not a dict)
-        history = torch.stack([self._read("history", number) for number in numbers]).float() if given else None
-        return PairBatch(states, [self._prompts[number] for number in numbers], history)
+
+        def read(name: str) -> Tensor | None:
+            if name not in self._files[0].keys():  # noqa: SIM118 (a safetensors file, not a dict)
+                return None
+            return torch.stack([self._read(name, number) for number in numbers]).float()
+
+        states = read("states")
+        assert states is not None
+        return PairBatch(states, [self._prompts[number] for number in numbers], read("history"), read("travel"))
 
     def _read(self, name: str, number: int) -> Tensor:
         file, row = self._rows[number]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from causvid.errors import UserError
 from causvid.noise import mix, seeded
@@ -28,6 +29,12 @@ class Script:
     def at(self, frame: int) -> str:
         """The prompt in force."""
         return [prompt for start, prompt in self.cues if start <= frame][-1]
+
+    def travel(self, num_frames: int, seed: int) -> Tensor:
+        """How far the view of Vista has come at each latent frame, in latents."""
+        from causvid.worlds.vista.course import travel
+
+        return travel(self.cues, num_frames, seed)
 
 
 def one_prompt(prompt: str) -> Script:

@@ -49,7 +49,9 @@ class VistaSource:
         frames, state = vista.render(
             scene, num_pixel_frames(num_latents), HEIGHT, WIDTH, FPS, start_frame=start, patch=TOKEN_PIXELS
         )
-        return Clip(frames, _captions(scene, seed), patch_classes(scene, state), patch_motions(state))
+        camera = state.camera_x[latent_frames(len(state.camera_x))].astype(np.float32)
+        told = _captions(scene, seed)
+        return Clip(frames, told, patch_classes(scene, state), patch_motions(state), camera - camera[0])
 
     def _pictures(self, scene_seed: int, seeds: list[int]) -> list[Clip]:
         scene = replace(vista.sample_scene(scene_seed), events=())

@@ -63,6 +63,10 @@ class VideoDiTConfig:
     # Latents that a token sees beyond each edge of its patch. What moves half a patch from frame to frame is then still
     # whole within one token. 0, as in Wan: tokens see their own patch alone.
     overlap: int = 0
+    # How far equal bands of the picture, from the top down, go along with a view that moves. Tokens are then known by
+    # their place in the world: what stays there is found at the same place in all frames, however the view moves, as
+    # easily as in a view that rests (after PRoPE, Li et al. 2025). (), as in Wan: by their place in the picture.
+    parallax: tuple[float, ...] = ()
 
     @property
     def head_width(self) -> int:
@@ -361,8 +365,11 @@ class VideoDiT(nn.Module):
         window: int | None = None,
         sink: int = 0,
         past: Past | PastOfMany | None = None,
+        travel: Tensor | None = None,
     ) -> Latents:
-        """The velocity of x_t. `bounds` (with `window`, `sink`) or `past` make it causal; never both."""
+        """The velocity of x_t. `bounds` (with `window`, `sink`) or `past` make it causal; never both.
+
+        `travel` [B, T] is how far the view has come at each frame, in latents to the right; a past knows it itself."""
         p = self.cfg.patch
         height, width = x_t.shape[-2] // p, x_t.shape[-1] // p
         if x_t.shape[-2] % p or x_t.shape[-1] % p:
@@ -372,11 +379,17 @@ class VideoDiT(nn.Module):
         sight: Sight = SeeAll()
         first_frames = [0]
         if past is not None:
-            sight, first_frames = SeePast(past), past.first_frames
+            sight, first_frames, travel = SeePast(past), past.first_frames, past.travel
         elif bounds is not None:
             sight = SeeEarlierChunks(bounds, height * width, window, sink)
         rotation = grid_rotation(
-            x_t.shape[1], height, width, self.cfg.head_width, first_frames=first_frames, device=x_t.device
+            x_t.shape[1],
+            height,
+            width,
+            self.cfg.head_width,
+            first_frames=first_frames,
+            ways=self._ways_of_rows(travel, height),
+            device=x_t.device,
         )
 
         level, levels = self._embed_sigma(sigma, dtype)
@@ -393,6 +406,14 @@ class VideoDiT(nn.Module):
                 x = block(x, levels, block_text, rotation, sight, dtype)
         x = self.head(x, level)  # [B, T, S, p*p*C], channel fastest
         return rearrange(x, "B T (h w) (p q C) -> B T C (h p) (w q)", h=height, w=width, p=p, q=p).to(x_t.dtype)
+
+    def _ways_of_rows(self, travel: Tensor | None, height: int) -> Tensor | None:
+        """[B, T] latents -> [B, T, h] patches; a view of which nothing is known rests."""
+        bands = self.cfg.parallax
+        if travel is None or not bands:
+            return None
+        parallax = torch.tensor([bands[row * len(bands) // height] for row in range(height)], device=travel.device)
+        return travel.nan_to_num(0.0)[..., None] * parallax / self.cfg.patch
 
     def project_text(self, text: Text) -> TextMemory:
         """Keys and values of a prompt in its dtype, once, for as many passes as use it. For inference: parameters are

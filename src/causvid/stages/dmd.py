@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,8 @@ from causvid.data.clips import Pool
 from causvid.data.prompts import VISTA, Script, one_prompt, read_scripts
 from causvid.errors import UserError
 from causvid.models.dit import VideoDiTConfig
-from causvid.presets import PAPER_STUDENT, VISTA_DIT, VISTA_STUDENT, WAN_DIT, WAN_STUDENT
+from causvid.noise import mix, seeded
+from causvid.presets import PAPER_STUDENT, VISTA_DIT, VISTA_NOISE, VISTA_STUDENT, WAN_DIT, WAN_STUDENT
 from causvid.rollout import RolloutConfig
 from causvid.shapes import FrameSigma, Latents, Text
 from causvid.stages.dmd_actors import Actors, adapters_on_one, four_networks, write_student
@@ -48,9 +50,10 @@ from causvid.training.checkpoint import Checkpoint, load_checkpoint, save_checkp
 from causvid.training.monitors import LossBySigma
 from causvid.training.optim import OptimConfig, all_parameters, build_optimizers, learning_rate, step_all
 from causvid.training.run import Budget, Run, take_steps
+from causvid.view_noise import ViewNoise, set_free, unknown_ways
 
 STATUS_SECONDS = 20.0
-VIDEO, EXIT, SCORE, NOISE, REPLAY, CHECK = range(6)  # names of draws
+VIDEO, EXIT, SCORE, NOISE, REPLAY, CHECK, FREE = range(7)  # names of draws
 STUDENT_TURN = 0  # turns of a step: the student's, then those of the critic: 1, 2, ...
 
 # ---- config --------------------------------------------------------------------------------------------------------
@@ -83,6 +86,8 @@ class DMDConfig:
     critic_warmup: int = 0  # updates before the student's first
     critic: str | None = None  # weights of one that knows the student already, of an earlier run; None: the teacher's
     replay: int = 0  # recent videos that critic updates share; 0: a new video for every update
+    view_noise: ViewNoise | None = None  # noise that moves with the view of Vista's prompts, as the teacher learnt it
+    free_noise: float = 0.1  # the share of clips whose noise does not: students are given pictures of unknown cameras
     score_shift: float = 3.0  # of the levels at which teacher and critic look
     score_range: tuple[float, float] = (0.02, 0.98)
     ema_decay: float = 0.98
@@ -105,6 +110,8 @@ class DMDConfig:
             raise UserError(
                 "only Vista's own prompts tell of changes; set changing=0 foretold=0, or input=self prompts=vista."
             )
+        if self.view_noise is not None and self.input == "self" and self.prompts != VISTA:
+            raise UserError("only Vista's own prompts tell how the view moves; set view_noise=null, or prompts=vista.")
         if self.changing + self.foretold > 1:
             raise UserError(
                 f"changing={self.changing} and foretold={self.foretold} are shares of the same clips; "
@@ -133,6 +140,7 @@ VISTA_DMD = DMDConfig(
     changing=0.5,
     critic_batch=4,
     replay=32,
+    view_noise=VISTA_NOISE,
     score_shift=6.0,
     score_range=(0.02, 0.995),
 )
@@ -220,6 +228,7 @@ class Inputs:
 
     scripts: list[Script]
     latents: Latents | None  # clips, where they are noised
+    ways: Tensor  # [B, T], how their views move; no numbers where noise does not go along
     bounds: list[Span]  # of the chunks
 
     @property
@@ -307,8 +316,8 @@ class Sitting:
         if self.step % cfg.log_every == 0:
             self.report(progress, norm, *newest)
 
-    def update_student(self, progress: float) -> tuple[tuple[Latents, Text], float]:
-        """Returns the new videos of this rank with their text, and the gradient's norm."""
+    def update_student(self, progress: float) -> tuple[tuple[Latents, Text, Tensor], float]:
+        """Returns the new videos of this rank with their text and how their views move, and the gradient's norm."""
         cfg, actors, inputs = self.cfg, self.actors, self.read(self.cfg.batch)
         videos = []
         for rows in parts_of(cfg.batch, cfg.accumulate):
@@ -316,9 +325,11 @@ class Sitting:
             text, no_text = self.words(inputs.prompts[rows]), self.words.none(rows.stop - rows.start)
             with actors.student.acting():  # the backward pass too: it may compute layers again
                 x0 = self.make_video(inputs, draws, grad=True)
-                sigma, eps = self.score_level(draws), draws.normal(cfg.clip, NOISE)
-                real, fake = actors.teacher, actors.critic
-                gradient = dmd_gradient(x0, real, fake, text, no_text, sigma, eps, cfg.guidance, self.guide)
+                ways = draws.cut(inputs.ways)
+                sigma, eps = self.score_level(draws), self.score_noise(draws, ways)
+                real, fake = partial(actors.teacher, travel=ways), partial(actors.critic, travel=ways)
+                guide = self.guide and partial(self.guide, travel=ways)
+                gradient = dmd_gradient(x0, real, fake, text, no_text, sigma, eps, cfg.guidance, guide)
                 judged = draws.cut(inputs.judged())
                 gradient = gradient * judged
                 (student_loss(x0, gradient) / cfg.accumulate).backward()
@@ -329,8 +340,9 @@ class Sitting:
         actors.ema.update(actors.trained["student"])
         mine = torch.cat(videos)
         if self.replay is not None:
-            self.replay.put(parallel.union_of_rows(mine), self.words(inputs.prompts))
-        return (mine, self.words(inputs.prompts[parallel.my_rows(cfg.batch)])), norm
+            self.replay.put(parallel.union_of_rows(mine), self.words(inputs.prompts), inputs.ways)
+        rows = parallel.my_rows(cfg.batch)
+        return (mine, self.words(inputs.prompts[rows]), inputs.ways[rows]), norm
 
     def update_critic(self, progress: float, turn: int, *, fresh: bool = False) -> None:
         cfg, critic = self.cfg, self.actors.critic
@@ -344,12 +356,15 @@ class Sitting:
         for rows in parts_of(batch, cfg.accumulate):
             draws = self.draws(turn, rows, batch)
             if known is not None:
-                x0, text = draws.cut(known[0]), draws.cut(known[1])
+                videos, texts, travels = known
+                x0, text, ways = draws.cut(videos), draws.cut(texts), draws.cut(travels)
             else:
                 assert inputs is not None
                 x0, text = self.make_video(inputs, draws, grad=False), self.words(inputs.prompts[rows])
+                ways = draws.cut(inputs.ways)
             with critic.acting():
-                errors = critic_loss(critic, x0, text, self.score_level(draws), draws.normal(cfg.clip, NOISE))
+                told = partial(critic, travel=ways)
+                errors = critic_loss(told, x0, text, self.score_level(draws), self.score_noise(draws, ways))
                 loss = errors.mean() / cfg.accumulate
                 loss.backward()
             total += loss.detach()
@@ -359,22 +374,24 @@ class Sitting:
 
     def make_video(self, inputs: Inputs, draws: Draws, *, grad: bool) -> Latents:
         """The student's estimate of a clean clip, from noised data or on its own past."""
-        cfg, student = self.cfg, self.actors.student
+        cfg, student, ways = self.cfg, self.actors.student, draws.cut(inputs.ways)
         if inputs.latents is None:
             texts = self.text_of_chunks(inputs.scripts[draws.rows])
 
             def noise(chunk: int, draw: int, frames: int) -> Latents:
-                return draws.normal((frames, *cfg.clip[1:]), VIDEO, chunk, draw)
+                own, start = draws.normal((frames, *cfg.clip[1:]), VIDEO, chunk, draw), self.bounds[chunk][0]
+                return draws.carried(own, cfg.view_noise, ways[:, start : start + frames], VIDEO, draw)
 
             exits = self.exits(draws)
-            return roll_out(student, cfg.student, cfg.clip, texts, noise, exits, grad=grad)
+            return roll_out(student, cfg.student, cfg.clip, texts, noise, exits, ways=ways, grad=grad)
         text = self.student_words(inputs.prompts[draws.rows])
         num_levels = len(cfg.student.sigmas) - 1
         per_chunk = draws.integers(num_levels, (len(self.bounds),), VIDEO, 0)
         sigma = torch.tensor(cfg.student.sigmas, device=self.device)[hold_per_chunk(per_chunk, self.bounds)]
-        x_t = flow.add_noise(draws.cut(inputs.latents), draws.normal(cfg.clip, VIDEO, 1), sigma)
+        eps = draws.carried(draws.normal(cfg.clip, VIDEO, 1), cfg.view_noise, ways, VIDEO, 1)
+        x_t = flow.add_noise(draws.cut(inputs.latents), eps, sigma)
         with torch.set_grad_enabled(grad):
-            return flow.x0_from_velocity(x_t, student(x_t, sigma, text), sigma)
+            return flow.x0_from_velocity(x_t, student(x_t, sigma, text, travel=ways), sigma)
 
     def text_of_chunks(self, scripts: list[Script]) -> list[Text]:
         """What the student reads while it makes each chunk; encoded again only where a prompt changes."""
@@ -392,6 +409,9 @@ class Sitting:
         drawn = torch.randint(num_steps, (num_chunks,), generator=draws.rng(EXIT)).tolist()
         return drawn if self.cfg.exit == "per chunk" else drawn[:1] * num_chunks
 
+    def score_noise(self, draws: Draws, ways: Tensor) -> Latents:
+        return draws.carried(draws.normal(self.cfg.clip, NOISE), self.cfg.view_noise, ways, NOISE)
+
     def score_level(self, draws: Draws) -> FrameSigma:
         """One level per clip: teacher and critic see the clip as a whole."""
         low, high = self.cfg.score_range
@@ -402,12 +422,20 @@ class Sitting:
 
     def read(self, batch: int) -> Inputs:
         """The next clips or prompts."""
-        place, self.drawn = self.drawn, self.drawn + batch
+        cfg, place, self.drawn = self.cfg, self.drawn, self.drawn + batch
+        latents, ways = None, None
         if self.pool is not None:
-            clips = self.pool.batch(place, batch, self.cfg.clip[0], self.cfg.seed)
-            return Inputs([one_prompt(caption) for caption in clips.captions], clips.latents, self.bounds)
-        assert self.scripts is not None
-        return Inputs([self.scripts(number) for number in range(place, self.drawn)], None, self.bounds)
+            clips = self.pool.batch(place, batch, cfg.clip[0], cfg.seed)
+            scripts, latents, ways = [one_prompt(caption) for caption in clips.captions], clips.latents, clips.travel
+        else:
+            assert self.scripts is not None
+            scripts = [self.scripts(number) for number in range(place, self.drawn)]
+            if cfg.view_noise is not None:
+                seeds = range(place, self.drawn)
+                ways = torch.stack([script.travel(cfg.clip[0], mix(cfg.seed, n)) for script, n in zip(scripts, seeds)])
+        if ways is None:
+            ways = unknown_ways(batch, cfg.clip[0])
+        return Inputs(scripts, latents, set_free(ways, cfg.free_noise, seeded(cfg.seed, place, FREE)), self.bounds)
 
     def draws(self, turn: int, rows: slice = slice(0, 0), batch: int | None = None) -> Draws:
         return Draws((self.cfg.seed, self.step, turn), batch or self.cfg.batch, rows, self.device)
@@ -423,13 +451,14 @@ class Sitting:
         return norm
 
     @torch.no_grad()
-    def report(self, progress: float, norm: float, x0: Latents, text: Text) -> None:
+    def report(self, progress: float, norm: float, x0: Latents, text: Text, ways: Tensor) -> None:
         """`critic_lead`: how much better than its teacher the critic knows the student's videos; below 0, it lags."""
         rows = parallel.my_rows(self.cfg.batch)
         draws = self.draws(CHECK + 1_000, rows)
-        sigma, eps = self.score_level(draws), draws.normal(self.cfg.clip, NOISE)
+        sigma, eps = self.score_level(draws), self.score_noise(draws, ways)
         teacher, critic = (
-            critic_loss(network, x0, text, sigma, eps).mean() for network in (self.actors.teacher, self.actors.critic)
+            critic_loss(partial(network, travel=ways), x0, text, sigma, eps).mean()
+            for network in (self.actors.teacher, self.actors.critic)
         )
         life = signs_of_life(x0, [start for start, _ in self.bounds[1:]])
         told = {"critic_lead": teacher - critic, "newest": critic, **life}
@@ -451,7 +480,9 @@ class Sitting:
         cfg, name = self.cfg, f"step-{self.step:08d}"
         average = Network(self.actors.average.model, cfg.dtype, acting=self.actors.average.acting)
         file = self.run.folder / "samples" / f"{name}.png"
-        clips = write_student_sheet(file, average, cfg.student, cfg.clip, self.student_words, self.gallery)
+        clips = write_student_sheet(
+            file, average, cfg.student, cfg.clip, self.student_words, self.gallery, cfg.view_noise
+        )
         life = signs_of_life(clips, [start for start, _ in self.bounds[1:]])
         values = {f"sample_{key}": float(value) for key, value in life.items()}
         self.run.log(self.step, sample_spread=float(spread(clips)), **values)

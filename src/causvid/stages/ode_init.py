@@ -25,7 +25,7 @@ from causvid.data.clips import Batch, Pool
 from causvid.data.pairs import PairBatch, Pairs
 from causvid.errors import UserError
 from causvid.models.dit import VideoDiT, VideoDiTConfig
-from causvid.presets import PAPER_STUDENT, VISTA_DIT, VISTA_STUDENT, WAN_DIT, WAN_STUDENT
+from causvid.presets import PAPER_STUDENT, VISTA_DIT, VISTA_NOISE, VISTA_STUDENT, WAN_DIT, WAN_STUDENT
 from causvid.rollout import RolloutConfig, commit_chunk
 from causvid.shapes import FrameSigma, Latents, Scalar, Text, Velocity
 from causvid.stages.self_rollout import write_student_sheet
@@ -48,6 +48,7 @@ from causvid.training.ema import EMA
 from causvid.training.monitors import LossBySigma
 from causvid.training.optim import OptimConfig, all_parameters, build_optimizers, learning_rate, step_all
 from causvid.training.run import Budget, Run, take_steps
+from causvid.view_noise import ViewNoise
 
 LOG_EVERY = 10  # steps
 STATUS_SECONDS = 20.0
@@ -69,6 +70,7 @@ class InitConfig:
     num_frames: int = 21  # consistency: latent frames of a clip
     steps: int = 48  # consistency: levels of the teacher's steps
     guidance: float = 3.0  # consistency: of the teacher's step
+    view_noise: ViewNoise | None = None  # noise that moves with the view, as the teacher learnt it
     start: str | None = None  # weights of a student to go on from
     accumulate: int = 1  # parts of a batch, one after the other
     ema_decay: float = 0.99
@@ -90,6 +92,7 @@ VISTA_INIT = InitConfig(
     teacher="local/teacher/weights",
     student=VISTA_STUDENT,
     pairs="local/pairs",
+    view_noise=VISTA_NOISE,
     optim=OptimConfig(lr=5e-4, warmup=20, decay_from=0.7),
     batch=8,
 )
@@ -158,7 +161,9 @@ def consistency_error(
     return (made - wanted).square().mean(dim=(2, 3, 4))
 
 
-def behind_clean_past(network: Network, history: Latents, bounds: list[Span], policy: CachePolicy) -> Velocity:
+def behind_clean_past(
+    network: Network, history: Latents, bounds: list[Span], policy: CachePolicy, ways: Tensor | None = None
+) -> Velocity:
     """The network as it streams: every chunk of x_t looks back at a cache of the finished chunks of `history`.
 
     Gradients reach a chunk's own pass; the past is constant, as in a roll-out."""
@@ -169,7 +174,7 @@ def behind_clean_past(network: Network, history: Latents, bounds: list[Span], po
         cache = KVCache(shape, policy, batch=batch, max_frames=num_frames, device=x_t.device)
         out = []
         for start, stop in bounds:
-            past = cache.at_hand(stop - start)
+            past = cache.at_hand(stop - start, None if ways is None else ways[:, start:stop])
             out.append(network(x_t[:, start:stop], sigma[:, start:stop], text, past=past))
             if stop < num_frames:
                 commit_chunk(network, history[:, start:stop], text, past)
@@ -280,7 +285,8 @@ class Sitting:
         num_noisy = int((index < num_levels - 1).sum())
         levels = torch.tensor(cfg.student.sigmas, device=self.device)
         history = batch.states[:, -1] if batch.history is None else batch.history
-        student = self.seen(self.student, draws.cut(history))
+        ways = None if batch.travel is None else draws.cut(batch.travel)
+        student = self.seen(self.student, draws.cut(history), ways)
         text = self.words(batch.prompts[draws.rows])
         errors, sigma = regression_error(student, draws.cut(batch.states), levels, draws.cut(index), text)
         return errors.sum() / max(1, num_noisy), errors, sigma
@@ -293,28 +299,30 @@ class Sitting:
         index = hold_per_chunk(per_chunk, self.bounds)
         sigma, sigma_next = draws.cut(grid[index]), draws.cut(grid[index + 1])
         x0, text = draws.cut(batch.latents), self.words(batch.captions[draws.rows])
-        eps = draws.normal(tuple(x0.shape[1:]), NOISE)
-        seen, no_text = self.seen(self.teacher, x0), self.words.none(len(x0))
+        way = None if batch.travel is None else draws.cut(batch.travel)
+        eps = draws.carried(draws.normal(tuple(x0.shape[1:]), NOISE), cfg.view_noise, way, NOISE)
+        seen, no_text = self.seen(self.teacher, x0, way), self.words.none(len(x0))
 
         def teacher(x_t: Latents, sigma: FrameSigma, text: Text) -> Latents:
             return flow.guide(seen(x_t, sigma, text), seen(x_t, sigma, no_text), cfg.guidance)
 
-        student, target = self.seen(self.student, x0), self.seen(self.average, x0)
+        student, target = self.seen(self.student, x0, way), self.seen(self.average, x0, way)
         errors = consistency_error(student, target, teacher, x0, eps, sigma, sigma_next, text)
         return errors.mean() * len(x0) / draws.batch, errors, sigma
 
-    def seen(self, model: VideoDiT, history: Latents) -> Velocity:
+    def seen(self, model: VideoDiT, history: Latents, ways: Tensor | None) -> Velocity:
         """A network whose chunks see their past as this run wants it."""
         cfg = self.cfg
         if cfg.past == "clean":
-            return behind_clean_past(Network(model, cfg.dtype), history, self.bounds, cfg.student.policy)
+            return behind_clean_past(Network(model, cfg.dtype), history, self.bounds, cfg.student.policy, ways)
         policy = cfg.student.policy
-        return Network(model, cfg.dtype, {"bounds": self.bounds, "window": policy.window, "sink": policy.sink})
+        sight = {"bounds": self.bounds, "window": policy.window, "sink": policy.sink, "travel": ways}
+        return Network(model, cfg.dtype, sight)
 
     def write_sheet(self) -> None:
         file = self.run.folder / "samples" / f"step-{self.step:08d}.png"
         student = Network(self.average, self.cfg.dtype)
-        write_student_sheet(file, student, self.cfg.student, self.clip, self.words, self.gallery)
+        write_student_sheet(file, student, self.cfg.student, self.clip, self.words, self.gallery, self.cfg.view_noise)
 
     def report(self, progress: float, rate: float, norm: float, loss: Scalar) -> None:
         value = float(parallel.mean_over_ranks(loss)) * parallel.num_ranks()

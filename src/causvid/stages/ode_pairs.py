@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,16 +22,17 @@ from causvid.cache import KVCache
 from causvid.chunks import Span, chunk_bounds
 from causvid.data.clips import Pool
 from causvid.data.pairs import PairsSpec, claim, missing_shards, write_shard
-from causvid.data.prompts import VISTA, read_prompts
+from causvid.data.prompts import VISTA, one_prompt, read_prompts
 from causvid.errors import UserError
 from causvid.models.dit import VideoDiT, VideoDiTConfig
-from causvid.noise import chunk_noise
-from causvid.presets import PAPER_STUDENT, VISTA_DIT, VISTA_STUDENT, WAN_DIT, WAN_STUDENT
+from causvid.noise import chunk_noise, mix
+from causvid.presets import PAPER_STUDENT, VISTA_DIT, VISTA_NOISE, VISTA_STUDENT, WAN_DIT, WAN_STUDENT
 from causvid.rollout import RolloutConfig, commit_chunk
 from causvid.shapes import Latents, Text
 from causvid.stages.sources import Dtype, Network, frozen, read_network, read_words
 from causvid.training import parallel
 from causvid.training.run import stop_signal
+from causvid.view_noise import ViewNoise, carry_rows, unknown_ways
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class PairsConfig:
     past: Literal["own", "data"] = "own"  # of a causal teacher: what it made, or the chunks of true clips
     data: str | None = None  # folder of pools, for true clips
     pool: str = "long"
+    view_noise: ViewNoise | None = None  # noise that moves with the view, as the teacher learnt it
     pairs_per_shard: int = 16
     dtype: Dtype = "bfloat16"
     seed: int = 0
@@ -82,6 +85,7 @@ VISTA_PAIRS = PairsConfig(
     guidance=3.0,
     batch=8,
     steps=24,  # half the time of 48
+    view_noise=VISTA_NOISE,
 )
 WAN_PAIRS = PairsConfig(
     model=WAN_DIT,
@@ -104,10 +108,17 @@ PRESETS = {"vista": VISTA_PAIRS, "wan-1.3b": WAN_PAIRS, "paper": PAPER_PAIRS}
 
 @torch.no_grad()
 def whole_clip(
-    cfg: PairsConfig, teacher: Network, eps: Latents, text: Text, no_text: Text, guide: Network | None = None
+    cfg: PairsConfig,
+    teacher: Network,
+    eps: Latents,
+    text: Text,
+    no_text: Text,
+    guide: Network | None = None,
+    ways: Tensor | None = None,
 ) -> Tensor:
     """States [B, Q+1, T, C, H, W] of clips that are denoised as a whole."""
-    field = sample.guided(teacher, text, no_text, cfg.guidance, guide)
+    told, worse = partial(teacher, travel=ways), guide and partial(guide, travel=ways)
+    field = sample.guided(told, text, no_text, cfg.guidance, worse)
     states = sample.trajectory(getattr(sample, cfg.solver), field, eps, cfg.grid, cfg.student.sigmas)
     return torch.stack(states, dim=1)
 
@@ -121,6 +132,7 @@ def chunk_by_chunk(
     no_text: Text,
     history: Latents | None,
     guide: Network | None = None,
+    ways: Tensor | None = None,
 ) -> Tensor:
     """States of a causal teacher: every chunk is denoised in many steps behind a clean past, its own or `history`."""
     readers = [(teacher, text)]
@@ -129,7 +141,8 @@ def chunk_by_chunk(
     caches = [_cache(teacher.model, eps) for _ in readers]
     chunks = []
     for start, stop in bounds_of(cfg):
-        pasts = [cache.at_hand(stop - start) for cache in caches]
+        way = None if ways is None else ways[:, start:stop]
+        pasts = [cache.at_hand(stop - start, way) for cache in caches]
 
         def field(x: Latents, sigma: Tensor, pasts=pasts) -> Latents:
             seen = [network(x, sigma, words, past=past) for (network, words), past in zip(readers, pasts)]
@@ -194,24 +207,31 @@ class Maker:
         network = read_network(self.cfg.model, folder, "teacher", self.device)
         return Network(frozen(network, self.cfg.dtype), self.cfg.dtype, {})
 
-    def make(self, numbers: Sequence[int]) -> tuple[Tensor, list[str], Latents | None]:
-        """States, prompts and given past of these pairs, on the CPU."""
+    def make(self, numbers: Sequence[int]) -> tuple[Tensor, list[str], Latents | None, Tensor]:
+        """States, prompts, given past and ways of these pairs, on the CPU."""
         made = [self._batch(numbers[i : i + self.cfg.batch]) for i in range(0, len(numbers), self.cfg.batch)]
-        states, prompts, histories = zip(*made)
+        states, prompts, histories, ways = zip(*made)
         history = None if self.pool is None else torch.cat(histories)
-        return torch.cat(states), [p for group in prompts for p in group], history
+        return torch.cat(states), [p for group in prompts for p in group], history, torch.cat(ways)
 
-    def _batch(self, numbers: Sequence[int]) -> tuple[Tensor, list[str], Latents | None]:
+    def _batch(self, numbers: Sequence[int]) -> tuple[Tensor, list[str], Latents | None, Tensor]:
         cfg = self.cfg
         eps = torch.stack([chunk_noise(cfg.seed, number, 0, cfg.clip) for number in numbers]).to(self.device)
-        prompts, history = [self.prompts(number) for number in numbers], None
+        prompts, history, ways = [self.prompts(number) for number in numbers], None, None
         if self.pool is not None:
             clips = self.pool.batch(numbers[0], len(numbers), cfg.clip[0], cfg.seed)
-            prompts, history = clips.captions, clips.latents
+            prompts, history, ways = clips.captions, clips.latents, clips.travel
+        elif cfg.view_noise is not None:
+            numbered = zip(prompts, numbers)
+            ways = torch.stack([one_prompt(prompt).travel(cfg.clip[0], mix(cfg.seed, n)) for prompt, n in numbered])
+        if ways is None or cfg.view_noise is None:
+            ways = unknown_ways(len(numbers), cfg.clip[0])
+        eps = carry_rows(cfg.view_noise, eps, ways, [(cfg.seed, number) for number in numbers])
+        told = ways.to(self.device)
         text, no_text = self.words(prompts), self.words.none(len(prompts))
         if cfg.sight == "both ways":
-            states = whole_clip(cfg, self.teacher, eps, text, no_text, self.guide)
+            states = whole_clip(cfg, self.teacher, eps, text, no_text, self.guide, told)
         else:
             given = None if history is None else history.to(self.device)
-            states = chunk_by_chunk(cfg, self.teacher, eps, text, no_text, given, self.guide)
-        return states.cpu(), prompts, history
+            states = chunk_by_chunk(cfg, self.teacher, eps, text, no_text, given, self.guide, told)
+        return states.cpu(), prompts, history, ways

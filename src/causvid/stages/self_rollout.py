@@ -8,12 +8,14 @@ from torch import Tensor
 
 from causvid.cache import KVCache, Past
 from causvid.chunks import chunk_bounds
+from causvid.data.prompts import one_prompt
 from causvid.noise import chunk_noise
 from causvid.rollout import RolloutConfig, commit_chunk, denoise_chunk
 from causvid.shapes import FrameSigma, Latents, Text
 from causvid.stages.sources import Gallery, Network, Words
 from causvid.training import parallel
 from causvid.training.sheet import draw_sheet
+from causvid.view_noise import ViewNoise, carry_rows
 
 SHEET_SEED = 0x5EED
 
@@ -28,13 +30,15 @@ def roll_out(
     noise: ChunkNoise,
     exits: Sequence[int] | None = None,
     *,
+    ways: Tensor | None = None,
     grad: bool = False,
 ) -> Latents:
     """A clip of `clip` = (T, C, H, W), chunk by chunk with a cache. `text` may be one for every chunk: the past is then
     kept as it was made, under the words of its time.
 
     `exits[i]` is the step of chunk i whose prediction counts and after which no other is taken; None: the last one.
-    With `grad`, gradients flow through that step alone: what came before it, and the past, are constants."""
+    `ways` [B, T] is how views move, for networks that are told. With `grad`, gradients flow through the last step
+    alone: what came before it, and the past, are constants."""
     num_frames, _, height, width = clip
     bounds = chunk_bounds(num_frames, cfg.chunk, cfg.first_chunk)
     texts = [text] * len(bounds) if isinstance(text, Tensor) else text
@@ -55,7 +59,8 @@ def roll_out(
     )
     out = []
     for chunk, (start, stop) in enumerate(bounds):
-        past, sigmas = cache.at_hand(stop - start), cfg.chunk_sigmas(start == 0)
+        past = cache.at_hand(stop - start, None if ways is None else ways[:, start:stop])
+        sigmas = cfg.chunk_sigmas(start == 0)
         last = len(sigmas) - 2 if exits is None else min(exits[chunk], len(sigmas) - 2)
 
         def draw(step: int, chunk=chunk, frames=stop - start) -> Tensor:
@@ -72,17 +77,32 @@ def roll_out(
 
 @torch.no_grad()
 def write_student_sheet(
-    file: Path, student: Network, cfg: RolloutConfig, clip: tuple[int, ...], words: Words, gallery: Gallery
+    file: Path,
+    student: Network,
+    cfg: RolloutConfig,
+    clip: tuple[int, ...],
+    words: Words,
+    gallery: Gallery,
+    view_noise: ViewNoise | None = None,
 ) -> Latents:
     """A PNG of the gallery's prompts with two seeds each, the same ones every time. Returns the clips, prompt by prompt
     [prompts * 2, T, C, H, W]. Collective."""
     prompts = [prompt for prompt in gallery.prompts for _ in range(2)]
 
-    def noise(chunk: int, draw: int, frames: int) -> Tensor:
-        rows = [chunk_noise(SHEET_SEED + row, chunk, draw, (frames, *clip[1:])) for row in range(len(prompts))]
-        return torch.stack(rows).to(words.device)
+    seeds = [SHEET_SEED + row for row in range(len(prompts))]
+    starts = [start for start, _ in chunk_bounds(clip[0], cfg.chunk, cfg.first_chunk)]
+    ways = (
+        torch.stack([one_prompt(prompt).travel(clip[0], seed) for prompt, seed in zip(prompts, seeds)])
+        if view_noise
+        else None
+    )
 
-    clips = roll_out(student, cfg, clip, words(prompts), noise)
+    def noise(chunk: int, draw: int, frames: int) -> Tensor:
+        own = torch.stack([chunk_noise(seed, chunk, draw, (frames, *clip[1:])) for seed in seeds])
+        now = None if ways is None else ways[:, starts[chunk] : starts[chunk] + frames]
+        return carry_rows(view_noise, own, now, [(seed, draw) for seed in seeds]).to(words.device)
+
+    clips = roll_out(student, cfg, clip, words(prompts), noise, ways=ways)
     if parallel.is_first():
         draw_sheet(file, [gallery.decode(one[None].cpu()) for one in clips], prompts)
     return clips

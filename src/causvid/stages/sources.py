@@ -26,6 +26,7 @@ from causvid.text import TextEncoder
 from causvid.text.vista import VistaText
 from causvid.training import parallel
 from causvid.training.cpu import fast_training
+from causvid.view_noise import ViewNoise, carry_rows
 
 Dtype = Literal["float32", "bfloat16"]
 Role = Literal["teacher", "student", "critic"]
@@ -195,6 +196,11 @@ class Draws:
     def normal(self, shape: tuple[int, ...], *name: int) -> Tensor:
         """[rows, *shape]"""
         return torch.randn((self.batch, *shape), generator=self.rng(*name))[self.rows].to(self.device)
+
+    def carried(self, own: Latents, how: ViewNoise | None, travel: Tensor | None, *name: int) -> Latents:
+        """Noise of the rows at hand that goes along with their views, [rows, T] pixels."""
+        words = [(*self.words, *name, row) for row in range(self.rows.start, self.rows.stop)]
+        return carry_rows(how, own, travel, words)
 
     def integers(self, high: int, shape: tuple[int, ...], *name: int) -> Tensor:
         """[rows, *shape] of 0 ... high - 1"""

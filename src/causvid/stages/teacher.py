@@ -26,7 +26,7 @@ from causvid.data.vista import FIRST_FIGURE, NUM_CLASSES
 from causvid.errors import UserError
 from causvid.models.dit import VideoDiT, VideoDiTConfig
 from causvid.noise import seeded
-from causvid.presets import VISTA_DIT, VISTA_TEXT
+from causvid.presets import VISTA_DIT, VISTA_NOISE, VISTA_TEXT
 from causvid.shapes import FrameSigma, Latents, Velocity, Video
 from causvid.tensor_files import load_strictly, read_tensors
 from causvid.text.vista import VistaText, VistaTextConfig
@@ -45,6 +45,7 @@ from causvid.training.monitors import LossBySigma
 from causvid.training.optim import OptimConfig, all_parameters, build_optimizers, learning_rate, step_all
 from causvid.training.run import Budget, Run, take_steps
 from causvid.training.sheet import draw_sheet
+from causvid.view_noise import ViewNoise, carry_rows, set_free
 
 LOG_EVERY = 10  # steps
 STATUS_SECONDS = 20.0
@@ -99,6 +100,8 @@ class TeacherConfig:
     # they are a tenth of the picture. 1 = as all others.
     figure_weight: float = 1.0
     first_figure: int = FIRST_FIGURE  # patch classes from this number on are figures
+    view_noise: ViewNoise | None = None  # noise that moves with the view, where clips tell how that moves
+    free_noise: float = 0.2  # the share of clips whose noise does not, so that clips of an unknown camera can be made
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     compile: bool = False
     seed: int = 0
@@ -134,6 +137,7 @@ VISTA = TeacherConfig(
     # batches at the highest levels have gradients of 2 to 9; limited to 1, they hardly counted (docs/log.md)
     optim=OptimConfig(lr=1.2e-3, muon=False, decay_from=0.2, clip=2.0),
     figure_weight=5.0,
+    view_noise=VISTA_NOISE,
     ema_decay=0.999,
     text_init="local/text/weights/text.safetensors",
     compile=True,
@@ -206,15 +210,20 @@ class World:
     vocabulary: tuple[str, ...]
     prompts: list[str]  # of the sample sheets, never trained on
     decode: Callable[[Latents], Video]
+    travel: Callable[[str, int], Tensor] | None = None  # (prompt, latent frames) -> how the view moves [T]
 
 
 def vista_world(num_prompts: int = 8) -> World:
     from causvid.codecs.vista import VistaCodec
     from causvid.worlds.vista import sample_scene
     from causvid.worlds.vista.captions import caption, vocabulary
+    from causvid.worlds.vista.course import travel
+
+    def one_way(prompt: str, num_frames: int) -> Tensor:
+        return travel([(0, prompt)], num_frames, seed=SHEET_SEED)
 
     prompts = [caption(sample_scene(seed, "val"), seed, "val") for seed in range(num_prompts)]
-    return World(tuple(vocabulary()), prompts, VistaCodec.load_packaged().decode)
+    return World(tuple(vocabulary()), prompts, VistaCodec.load_packaged().decode, one_way)
 
 
 class Teacher(nn.Module):
@@ -285,6 +294,10 @@ class Sitting:
         trained = [self.teacher.model, self.teacher.text] + ([self.alignment] if cfg.align_weight else [])
         self.optimizers = build_optimizers(cfg.optim, trained)
         still = [pool.name for pool in self.pools if pool.clip_shape[0] > 1 and not pool.tells_motion]
+        if cfg.view_noise is not None and not all(pool.tells_travel for pool in self.pools if pool.clip_shape[0] > 1):
+            raise UserError(
+                f"clips in {cfg.data} do not tell how the view moves; make them anew elsewhere, or set view_noise=null."
+            )
         if cfg.align_weight and cfg.motion_weight and still:
             self.run.status(
                 f"clips of {', '.join(still)} were made before they told motion: trained without that target"
@@ -325,12 +338,15 @@ class Sitting:
         cfg, rows = self.cfg, parallel.my_rows(length.batch)
         bounds = chunk_bounds(length.num_frames, cfg.chunk) if cfg.sight == "causal" else [(0, length.num_frames)]
         sigma = draw_levels(length.batch, bounds, rng, length.shifts)[rows].to(self.device)
-        eps = torch.randn(batch.latents.shape, generator=rng)[rows].to(self.device)
+        travel, eps = self.travel(batch, rng), torch.randn(batch.latents.shape, generator=rng)
+        names = [(cfg.seed, self.step, row) for row in range(length.batch)]
+        eps = carry_rows(cfg.view_noise, eps, travel, names)[rows].to(self.device)
+        travel = None if travel is None else travel[rows].to(self.device)
         drop = torch.rand(length.batch, generator=rng)[rows] < cfg.caption_dropout
         captions = ["" if dropped else caption for dropped, caption in zip(drop, batch.captions[rows])]
         x0 = batch.latents[rows].to(self.device)
         with fast_training(self.device, getattr(torch, cfg.dtype)):
-            model = self.velocity(self.teacher.model, length.num_frames)
+            model = self.velocity(self.teacher.model, length.num_frames, travel)
             weight = None
             if cfg.figure_weight != 1 and batch.truth is not None:
                 weight = weigh_figures(batch.truth[rows].to(self.device), sigma, cfg)
@@ -342,11 +358,17 @@ class Sitting:
                 loss = loss + cfg.align_weight * aligned
         return loss, per_frame, sigma
 
-    def velocity(self, model: nn.Module, num_frames: int) -> Velocity:
+    def travel(self, batch: Batch, rng: torch.Generator) -> Tensor | None:
+        """How the views of the whole batch move, [B, T], where networks are told."""
+        if self.cfg.view_noise is None or batch.travel is None:
+            return None
+        return set_free(batch.travel, self.cfg.free_noise, rng)
+
+    def velocity(self, model: nn.Module, num_frames: int, travel: Tensor | None) -> Velocity:
         """The network as losses and samplers want it: float32 outside, the working dtype inside."""
         cfg, dtype = self.cfg, getattr(torch, self.cfg.dtype)
         bounds = chunk_bounds(num_frames, cfg.chunk) if cfg.sight == "causal" else None
-        return lambda x_t, sigma, text: model(x_t.to(dtype), sigma, text, bounds=bounds).float()
+        return lambda x_t, sigma, text: model(x_t.to(dtype), sigma, text, bounds=bounds, travel=travel).float()
 
     @torch.no_grad()
     def write_sheet(self, progress: float) -> None:
@@ -356,10 +378,14 @@ class Sitting:
         num_frames = max(length.num_frames for length, weight in zip(cfg.lengths, mix) if weight)
         shape = (num_frames, *self.pools[0].clip_shape[1:])
         eps = torch.stack([torch.randn(shape, generator=seeded(SHEET_SEED, row)) for row in range(len(world.prompts))])
+        ways = None
+        if cfg.view_noise is not None and world.travel is not None:
+            ways = torch.stack([world.travel(prompt, num_frames) for prompt in world.prompts])
+            eps = carry_rows(cfg.view_noise, eps, ways, [(SHEET_SEED, row) for row in range(len(eps))])
         averages = self.ema.averages
         with fast_training(self.device, getattr(torch, cfg.dtype)):
             text, no_text = (averages.text(prompts) for prompts in (world.prompts, [""] * len(world.prompts)))
-            field = sample.guided(self.velocity(averages.model, num_frames), text, no_text, cfg.sample_guidance)
+            field = sample.guided(self.velocity(averages.model, num_frames, ways), text, no_text, cfg.sample_guidance)
             x0 = sample.euler(field, eps.to(self.device), flow.sigma_grid(cfg.sample_steps, cfg.sample_shift))
         if parallel.is_first():
             file = self.run.folder / "samples" / f"step-{self.step:08d}.png"

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from causvid.errors import UserError
 from causvid.shapes import Text
+from causvid.view_noise import Course
 
 MAX_PARTS = 24  # of a story (ours): a minute at Vista's pace
 MAX_PROMPT_CHARACTERS = 8_000  # ours: far above the 512 tokens that umT5 reads, far below what stalls a server
@@ -61,6 +62,15 @@ class TextEncoder(Protocol):
     def understand(self, prompt: str) -> Understood:
         """A prompt of a person, checked already, in words that the encoder knows. Whoever encodes prompts from outside
         asks this first (`Model.embed` does); training encodes captions as they are."""
+        ...
+
+
+@runtime_checkable
+class Navigator(Protocol):
+    """An encoder that can tell from prompts how the view moves."""
+
+    def course(self, seed: int, height: int) -> Course:
+        """In pictures of this many rows of latents, before anything is said."""
         ...
 
 

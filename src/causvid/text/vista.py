@@ -21,6 +21,7 @@ from causvid.errors import UserError
 from causvid.shapes import Text
 from causvid.tensor_files import load_strictly, read_file, write_tensors
 from causvid.text import MAX_PARTS, Understood
+from causvid.view_noise import Course
 
 PAD, END, UNKNOWN, COMMA = 0, 1, 2, 3
 FIRST_WORD = 4  # words follow in the order of the vocabulary, which is part of the weights
@@ -114,6 +115,12 @@ class VistaText(nn.Module):
         if any(self.unknown_words(part) for part in parts):  # an encoder of fewer words than captions have
             parts = ()
         return Understood(text, read_as, unknown | near, self.num_lost_words(text), instead, parts)
+
+    def course(self, seed: int, height: int) -> Course:
+        """How the view moves in pictures of this many rows of latents, before anything is said."""
+        from causvid.worlds.vista.course import HEIGHT, VistaCourse
+
+        return VistaCourse(seed, height / HEIGHT)
 
     def forward(self, prompts: list[str]) -> Text:
         tokens = self.tokenize(prompts).to(self.places.device)

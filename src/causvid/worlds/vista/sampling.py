@@ -94,7 +94,7 @@ def _draw(layout: int, stream: Stream, split: str) -> Scene:
         hero,
         stream.pick(COLOURS),
         motion,
-        _draw_camera(stream, motion),
+        draw_camera(stream, motion),
     )
     if split == "compose":
         scene = _hold_out(scene, stream)
@@ -119,7 +119,7 @@ def _hold_out(scene: Scene, stream: Stream) -> Scene:
     return stream.pick(changes) if changes else scene
 
 
-def _draw_camera(stream: Stream, motion: str) -> str:
+def draw_camera(stream: Stream, motion: str) -> str:
     """A thing that stays put is not dragged along by a moving camera; only a sweep comes back to it."""
     draw = stream.uniform()
     if motion in TRAVELS:
@@ -152,7 +152,7 @@ def complete(wanted: dict[str, str], events: Sequence[Event], seed: int) -> Scen
         hero,
         wanted.get("colour") or stream.pick(COLOURS),
         motion,
-        wanted.get("camera") or _draw_camera(stream, motion),
+        wanted.get("camera") or draw_camera(stream, motion),
         second,
         tuple(events),
     )
