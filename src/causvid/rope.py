@@ -90,3 +90,11 @@ def shift_in_time(keys_MNE: Tensor, num_frames: int) -> Tensor:
     angles = _angles(torch.tensor([num_frames], device=keys_MNE.device), pairs)
     moved = rotate(keys_MNE[..., : 2 * pairs], Rotation(angles.cos().float(), angles.sin().float()))
     return torch.cat([moved, keys_MNE[..., 2 * pairs :]], dim=-1)
+
+
+def shift_along(x_BLNE: Tensor, columns_BL: Tensor) -> Tensor:
+    """Move tokens that are already rotated by so many columns: only the pairs that turn with the column are touched."""
+    pairs = axis_pairs(x_BLNE.shape[-1])[2]
+    angles = _angles(columns_BL, pairs)[:, :, None]
+    moved = rotate(x_BLNE[..., -2 * pairs :], Rotation(angles.cos().float(), angles.sin().float()))
+    return torch.cat([x_BLNE[..., : -2 * pairs], moved], dim=-1)

@@ -1,0 +1,164 @@
+"""Noise that moves with the view, and networks that know places in the world."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from causvid.cache import CachePolicy, KVCache
+from causvid.errors import UserError
+from causvid.rollout import commit_chunk
+from causvid.rope import grid_rotation, rotate
+from causvid.view_noise import ViewNoise, carry_rows, set_free, unknown_ways
+from tiny_models import TINY, moving_model, random_dit
+
+ALL = ViewNoise(share=1.0, pixels=8)
+TRAVEL = torch.tensor([0.0, 1.0, 2.5, 2.5, 40.0, -3.25])
+
+
+def own(frames=6, width=14, seed=0):
+    return torch.randn(frames, 4, 6, width, generator=torch.Generator().manual_seed(seed))
+
+
+# ---- noise ---------------------------------------------------------------------------------------------------------
+
+
+def test_noise_goes_by_as_the_view_does():
+    noise = ALL.carry(own(), TRAVEL, 1)
+    assert torch.equal(noise[1][..., :-1], noise[0][..., 1:])  # what was one to the right
+    assert torch.equal(noise[2], noise[3])
+    half = float((noise[2][..., :-2] * noise[0][..., 2:]).mean())
+    assert half == pytest.approx(0.5, abs=0.1)  # half a latent further: half of the canvas is the same
+
+
+def test_every_frame_is_white_noise_of_the_same_loudness():
+    for share in (0.0, 0.4, 1.0):
+        noise = ViewNoise(share).carry(own(64, 40), torch.linspace(0, 99.7, 64), 3)
+        assert float(noise.std()) == pytest.approx(1.0, abs=0.02) and abs(float(noise.mean())) < 0.02
+        assert abs(float((noise[..., 1:] * noise[..., :-1]).mean())) < 0.02
+
+
+def test_the_share_is_what_frames_have_in_common():
+    still = torch.zeros(200)
+    noise = ViewNoise(0.7).carry(own(200), still, 3)
+    assert float((noise[1:] * noise[:-1]).mean()) == pytest.approx(0.7, abs=0.03)
+    assert torch.equal(ViewNoise(0.0).carry(own(), TRAVEL, 3), own())
+
+
+def test_bands_pass_at_their_own_speeds():
+    noise = ViewNoise(1.0, parallax=(0.5, 1.0)).carry(own(2), torch.tensor([0.0, 2.0]), 1)
+    assert torch.equal(noise[1, :, :3, :-1], noise[0, :, :3, 1:])
+    assert torch.equal(noise[1, :, 3:, :-2], noise[0, :, 3:, 2:])
+
+
+def test_a_canvas_is_the_same_whoever_looks_at_it_and_when():
+    whole = ALL.carry(own(), TRAVEL, 5, 2)
+    parts = [ALL.carry(own()[i : i + 2], TRAVEL[i : i + 2], 5, 2) for i in (0, 2, 4)]
+    assert torch.equal(torch.cat(parts), whole)
+    assert not torch.equal(ALL.carry(own(), TRAVEL, 5, 3), whole)
+
+
+def test_noise_of_an_unknown_view_stays_as_it_is():
+    ways = torch.stack([TRAVEL, unknown_ways(1, len(TRAVEL))[0]])
+    noise = torch.stack([own(seed=1), own(seed=2)])
+    moved = carry_rows(ALL, noise, ways, [(1,), (2,)])
+    assert torch.equal(moved[1], noise[1]) and torch.equal(moved[0], ALL.carry(noise[0], TRAVEL, 1))
+    assert carry_rows(None, noise, ways, []) is noise and carry_rows(ALL, noise, None, []) is noise
+    share = set_free(torch.zeros(4000, 3), 0.25, torch.Generator().manual_seed(0)).isnan()
+    assert float(share.float().mean()) == pytest.approx(0.25, abs=0.03) and torch.equal(share.all(1), share.any(1))
+
+
+def test_impossible_shares_are_refused():
+    with pytest.raises(UserError, match="share of 0 to 1"):
+        ViewNoise(1.5)
+
+
+# ---- networks ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def moving():
+    return random_dit(replace(TINY, parallax=(0.3, 1.0)))
+
+
+def clip(frames=6, batch=2, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    x, text = torch.randn(batch, frames, 4, 8, 12, generator=rng), torch.randn(batch, 5, 8, generator=rng)
+    return x, torch.rand(batch, frames, generator=rng), text, 3 * torch.randn(batch, frames, generator=rng)
+
+
+def test_only_differences_of_places_count(moving):
+    x, sigma, text, travel = clip()
+    seen = moving(x, sigma, text, travel=travel)
+    torch.testing.assert_close(moving(x, sigma, text, travel=travel + 64), seen, atol=2e-5, rtol=1e-5)
+    assert (moving(x, sigma, text) - seen).abs().max() > 1e-3
+    torch.testing.assert_close(moving(x, sigma, text, travel=torch.full_like(travel, 3)), moving(x, sigma, text))
+    torch.testing.assert_close(moving(x, sigma, text, travel=unknown_ways(2, 6)), moving(x, sigma, text))
+
+
+@pytest.mark.parametrize("policy", [CachePolicy(window=4), CachePolicy(window=6, sink=2)])
+def test_a_stream_that_has_come_far_is_one_that_has_just_begun(moving, policy):
+    """Bands go along by different shares, and must not drift apart for ever."""
+    x, _, text, travel = clip(frames=12)
+
+    def last(far):
+        cache = KVCache(moving.cache_shape(8, 12), policy, batch=2)
+        for start in range(0, 12, 2):
+            past = cache.at_hand(2, (travel + far).double()[:, start : start + 2])
+            made = moving(x[:, start : start + 2], torch.zeros(2, 2), text, past=past)
+            commit_chunk(moving, x[:, start : start + 2], text, past)
+        return made
+
+    torch.testing.assert_close(last(100_000.0), last(0.0), atol=1e-4, rtol=1e-4)
+
+
+def test_a_view_that_moves_is_seen_as_a_wider_one_that_rests(moving):
+    """Attention from one frame to what the next one shows at the same place: as to the same column at rest."""
+    patch = moving.cfg.patch
+    q, k = torch.randn(2, 1, 2, 24, generator=torch.Generator().manual_seed(0)).split(1)
+    ways = torch.tensor([[0.0, 2.0 * patch]])[..., None] * moving._along(4, 6, torch.device("cpu"))[::6]
+    turned = grid_rotation(2, 4, 6, 24, ways=ways)
+    rest = grid_rotation(2, 4, 6, 24)
+
+    def score(rotation, a, b):
+        pick = lambda at: type(rotation)(rotation.cos[:, at : at + 1], rotation.sin[:, at : at + 1])  # noqa: E731
+        return float((rotate(q[None], pick(a)) * rotate(k[None], pick(b))).sum())
+
+    token = lambda frame, row, column: (frame * 4 + row) * 6 + column  # noqa: E731
+    near = score(turned, token(0, 3, 4), token(1, 3, 2))  # the lowest row has gone two patches along
+    assert near == pytest.approx(score(rest, token(0, 3, 4), token(1, 3, 4)), abs=1e-4)
+    assert abs(near - score(rest, token(0, 3, 4), token(1, 3, 2))) > 1e-3
+
+
+@pytest.mark.parametrize("policy", [CachePolicy(), CachePolicy(window=4), CachePolicy(window=5, sink=2)])
+def test_cached_equals_masked_where_the_view_moves(moving, policy):
+    x, _, text, travel = clip(frames=8)
+    sigma = torch.zeros(2, 8)
+    bounds = [(0, 2), (2, 4), (4, 6), (6, 8)]
+    masked = moving(x, sigma, text, bounds=bounds, window=policy.window, sink=policy.sink, travel=travel)
+    cache = KVCache(moving.cache_shape(8, 12), policy, batch=2, max_frames=8)
+    for start, stop in bounds:
+        past = cache.at_hand(stop - start, travel[:, start:stop])
+        made = moving(x[:, start:stop], sigma[:, start:stop], text, past=past)
+        torch.testing.assert_close(made, masked[:, start:stop], atol=1e-5, rtol=1e-5)
+        commit_chunk(moving, x[:, start:stop], text, past)
+
+
+# ---- models --------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_whose_words_tell_no_way_is_refused_in_a_sentence():
+    model = moving_model()
+    model.text = type(model.text).__mro__[1]()
+    with pytest.raises(UserError, match="cannot tell how the view moves"):
+        model.session("a red car")
+
+
+def test_a_teachers_clip_goes_where_its_prompt_sends_it():
+    """The same words to the network and the same seed; only the way differs."""
+    model = moving_model()
+    a = model.sample_latents("a red car", seed=1)
+    words = model.embed(["a red car"])
+    model.embed = lambda prompts: words
+    assert torch.equal(model.sample_latents("a red car", seed=1), a)
+    assert (model.sample_latents("a blue bus", seed=1) - a).abs().max() > 0.01
