@@ -21,7 +21,7 @@ from causvid.bundle import SPEC_FILE, ModelConfig, TeacherSampling
 from causvid.checkpoints import load_dit
 from causvid.codecs.vista import VistaCodec
 from causvid.export import save_original
-from causvid.presets import VISTA_STUDENT, VISTA_STUDENT_FRAMEWISE
+from causvid.presets import VISTA_NOISE, VISTA_STUDENT, VISTA_STUDENT_FRAMEWISE
 from causvid.rollout import RolloutConfig
 from causvid.text.vista import VistaText
 
@@ -43,6 +43,7 @@ def spec(guidance: float, student: RolloutConfig) -> ModelConfig:
         rollout=student,
         recipes={"framewise": replace(student, chunk=1)} if student.chunk > 1 else {},
         teacher=TeacherSampling(steps=50, guidance=guidance, shift=student.shift),
+        view_noise=VISTA_NOISE,
     )
 
 

@@ -34,6 +34,7 @@ from causvid.evaluate.trial import Result, Role, Trial, load_candidate, settings
 from causvid.noise import chunk_noise, mix
 from causvid.pixels import frames_from_video
 from causvid.rollout import commit_chunk
+from causvid.view_noise import carry_rows
 from causvid.worlds.vista.captions import timeline_prompts
 from causvid.worlds.vista.render import render
 from causvid.worlds.vista.sampling import sample_timeline_scene
@@ -72,18 +73,24 @@ def chunks_in_many_steps(model: Model, steps: int, guidance: float) -> Streamer:
     def make(timeline: Timeline, num_frames: int, seed: int) -> np.ndarray:
         cache_shape = network.cache_shape(*shape[-2:])
         caches = [KVCache(cache_shape, how.policy, dtype=model.dtype, device=model.device) for _ in range(2)]
-        decode, made = model.codec.decode_stream(), 0
+        decode, made, course, told = model.codec.decode_stream(), 0, model.course(seed), ""
         parts: list[np.ndarray] = []
         no_text = model.text([model.cfg.no_prompt]).to(model.device, model.dtype)
         while made < num_frames:
-            texts = [model.embed([in_force(timeline, made / model.cfg.fps)]), no_text]
-            pasts = [cache.at_hand(how.chunk) for cache in caches]
+            prompt, travel = in_force(timeline, made / model.cfg.fps), None
+            texts = [model.embed([prompt]), no_text]
+            if course is not None:
+                course = course if prompt == told else course.after(prompt)
+                told, (travel, course) = prompt, course.advance(how.chunk)
+                travel = travel[None]
+            pasts = [cache.at_hand(how.chunk, travel) for cache in caches]
 
             def field(x: Tensor, sigma: Tensor, texts=texts, pasts=pasts) -> Tensor:
                 seen, unseen = (network(x, sigma, text, past=past) for text, past in zip(texts, pasts))
                 return flow.guide(seen, unseen, guidance)
 
-            noise = chunk_noise(seed, len(parts), 0, shape).to(model.device, model.dtype)
+            noise = carry_rows(model.cfg.view_noise, chunk_noise(seed, len(parts), 0, shape), travel, [(seed, 0)])
+            noise = noise.to(model.device, model.dtype)
             x0 = sample.euler(field, noise, grid)
             for text, past in zip(texts, pasts):
                 commit_chunk(network, x0, text, past)

@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from causvid import flow, sample
 from causvid.errors import UserError
 from causvid.noise import chunk_noise
 from causvid.pixels import frames_from_video
 from causvid.session import Chunk, Session
+from causvid.story import first_words
 from causvid.take import Event, Shown, Take
+from causvid.view_noise import carry_rows
 
 if TYPE_CHECKING:
     from causvid.bundle import Model
@@ -129,17 +132,34 @@ def render_with_teacher(
     guidance = how.guidance if guidance is None else guidance
     grid = flow.sigma_grid(how.steps if steps is None else steps, how.shift)
     levels = [strength, *(sigma for sigma in grid if sigma < strength)]
-    pieces = cut_into_clips(take, model.cfg.num_latents)
+    pieces, ways = cut_into_clips(take, model.cfg.num_latents), ways_of(take, model)
     for number, (indices, prompt) in enumerate(pieces):
         x0 = torch.cat([take.latents[index] for index in indices], dim=1).to(device=model.device, dtype=model.dtype)
-        eps = chunk_noise(take.seed, indices[0], 0, tuple(x0.shape)).to(x0)
+        travel = None if ways is None else torch.cat([ways[index] for index in indices])[None]
+        eps = chunk_noise(take.seed, indices[0], 0, tuple(x0.shape))
+        eps = carry_rows(model.cfg.view_noise, eps, travel, [(take.seed, 0)]).to(x0)
         x = flow.add_noise(x0, eps, torch.full(x0.shape[:2], strength, device=x0.device))
-        field = model.guided(model.embed([prompt]), guidance)
+        field = model.guided(model.embed([prompt]), guidance, travel)
         first = number * (len(levels) - 1)
         refined = sample.euler(field, x, levels, _reporter(on_step, first, len(pieces) * (len(levels) - 1)))
         if number == 0 or take.chunks[indices[0]].begins_shot:
             decode = model.codec.decode_stream()
         yield Shown(frames_from_video(decode(refined.to(model.codec.dtype))), indices[0], prompt)
+
+
+def ways_of(take: Take, model: Model) -> list[Tensor] | None:
+    """How far the view had come at the frames of every chunk, where the model is told."""
+    course, events, ways = model.course(take.seed), deque(take.events), []
+    if course is None:
+        return None
+    for index, note in enumerate(take.chunks):
+        while events and events[0].chunk <= index:
+            event = events.popleft()
+            if event.kind in ("start", "prompt"):
+                course = course.after(first_words(event.value))
+        way, course = (course if note.kind == "made" else course.unknown()).advance(note.num_latents)
+        ways.append(way)
+    return ways
 
 
 def cut_into_clips(take: Take, max_latents: int) -> list[tuple[list[int], str]]:

@@ -33,6 +33,7 @@ from causvid.loading import find, load
 from causvid.media import fit
 from causvid.presets import VISTA_STUDENT
 from causvid.text.vista import VistaText
+from causvid.view_noise import ViewNoise
 
 Role = Literal["teacher", "student"]
 Told = Callable[[str, int, int], None]  # (what is being done, how many are done, of how many)
@@ -54,6 +55,8 @@ class Settings:
     num_frames: int = NUM_FRAMES
     chunk: int = VISTA_STUDENT.chunk  # latent frames that a student makes at a time
     story: bool = False  # what comes later is told to a student when its time comes
+    first_sigmas: tuple[float, ...] | None = None  # the levels of a student's first chunk, where it has its own
+    view_noise: ViewNoise | None = None
 
     @property
     def label(self) -> str:
@@ -106,11 +109,21 @@ def settings_of(model: Model, name: str, parts: dict[str, str], role: Role, step
     """What is not asked for is as the model says."""
     how = model.cfg.teacher
     if role == "teacher":
-        return Settings(name, parts, role, steps or how.steps, how.guidance if guidance is None else guidance)
+        guidance = how.guidance if guidance is None else guidance
+        return Settings(name, parts, role, steps or how.steps, guidance, view_noise=model.cfg.view_noise)
     if guidance is not None:
         raise UserError("a student is distilled from a guided teacher and has no guidance of its own; leave it out")
-    rollout = model.cfg.rollout
-    return Settings(name, parts, role, steps or len(rollout.sigmas) - 1, chunk=rollout.chunk, story=story)
+    rollout = model.cfg.rollout if steps is None else model.cfg.rollout.with_steps(steps)
+    return Settings(
+        name,
+        parts,
+        role,
+        len(rollout.sigmas) - 1,
+        chunk=rollout.chunk,
+        story=story,
+        first_sigmas=rollout.first_sigmas,
+        view_noise=model.cfg.view_noise,
+    )
 
 
 @dataclass
