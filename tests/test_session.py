@@ -15,6 +15,7 @@ from causvid.render import render, render_with_teacher, verify
 from causvid.rollout import Rollout
 from causvid.session import Session
 from causvid.sources import MotionStrength, Source, encode_clip, encode_image, levels_from, measure_motion
+from causvid.story import first_words
 from causvid.take import Take
 from tiny_models import moving_model, random_model
 
@@ -413,6 +414,55 @@ def test_waking_after_a_long_time_costs_what_matters_and_no_more(either):
     needed = 1 + 6 * 3 // 3  # the sink's chunk, and window x layers frames in chunks of three
     assert len(passes) == needed + 4
     assert same([made], [expected.next_chunk()])
+
+
+# ---- what words leave open ---------------------------------------------------------------------------------------
+
+
+def told(session):
+    return [first_words(e.value) for e in session.history.events if e.kind in ("start", "prompt")]
+
+
+def test_what_a_prompt_leaves_open_is_named_and_kept():
+    session = moving_model().session("a red car", seed=4)
+    chunks(session, 1)
+    session.set_prompt("tint9 bus")
+    session.set_prompt("a blue bus")
+    session.change(seed=5)
+    chunks(session, 1)
+    assert told(session) == ["tint1 a red car", "tint9 bus", "tint9 a blue bus"]
+    assert session.prompt == session.asked_prompt == "a blue bus"
+    named = moving_model().session("tint1 a red car", seed=4, story=False)
+    assert torch.equal(named._embed("tint1 a red car"), session.history.records[0].after.words.rows)
+    assert told(named) == ["tint1 a red car"] and named.history.events[0].value["story"] == []
+    plain = moving_model().session("a red car", seed=4, story=False)
+    plain.set_prompt("a blue bus")
+    chunks(plain, 1)
+    assert told(plain) == ["a red car", "a blue bus"]
+
+
+@pytest.mark.parametrize("bring", ["image", "video", "source"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_pictures_from_elsewhere_show_what_words_leave_open(bring, begun):
+    session = moving_model().session("a red car", seed=4)
+    chunks(session, 2 * begun)
+    if bring == "image":
+        session.begin_with_image(IMAGE)
+    elif bring == "video":
+        session.extend(CLIP[:22])
+    else:
+        session.restyle(0.8, of="a lamp")
+        session.push(np.concatenate([CLIP] * 2))
+    chunks(session, 2)
+    session.set_prompt("a blue bus")
+    chunks(session, 1)
+    assert told(session) == ["tint1 a red car"] * begun + ["a red car", "a blue bus"]
+    session.restyle(None)
+    session.set_prompt("a new shot", mode="flush")
+    chunks(session, 1)
+    session.set_prompt("a green bus")
+    chunks(session, 1)
+    assert told(session)[-2:] == ["tint1 a new shot", "tint1 a green bus"]
 
 
 # ---- takes ---------------------------------------------------------------------------------------------------------

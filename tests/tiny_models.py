@@ -125,12 +125,18 @@ class HashCourse:
 
 
 class MovingText(HashText):
+    """Tells how the view moves, and names a tint where none is named: the one before, or the seed's."""
+
     def course(self, seed, height):
         return HashCourse(place=float(seed % 7))
 
+    def settle(self, parts, seed, before):
+        tint = before.split()[0] if before.startswith("tint") else f"tint{seed % 3}"
+        return tuple(part if part.startswith("tint") else f"{tint} {part}" for part in parts)
+
 
 def moving_model(**rollout) -> Model:
-    """The same, of networks that are told how the view moves, and with noise that goes along."""
+    """The same, of networks that are told how the view moves, with noise that goes along and words that are settled."""
     model = random_model(**rollout)
     cfg = replace(model.cfg, view_noise=ViewNoise(0.7, parallax=(0.3, 1.0), pixels=4))
     dit = replace(TINY, parallax=(0.3, 1.0))

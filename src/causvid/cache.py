@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from causvid.chunks import Span, check_window, first_that_moves, visible_spans
+from causvid.chunks import Span, check_window, visible_spans
 from causvid.rope import shift_in_time
 
 Seen = tuple[slice, Tensor, Tensor]  # rows of the batch, with the keys and values they attend to [b, M, N, E]
@@ -73,7 +73,6 @@ class KVCache:
         self._values = torch.empty(size, dtype=dtype, device=device)
         self._sink_keys: Tensor | None = None  # as first rotated, for policies that re-base the sink
         self._sink_shift = 0
-        self._ways: Tensor | None = None  # [B, capacity], how far the view had come at each frame, where that is told
 
     @property
     def dtype(self) -> torch.dtype:
@@ -109,7 +108,7 @@ class KVCache:
                 self._rebase_sink(stop)
         runs = [torch.arange(run.start, run.stop, device=self._keys.device) for run in self.slots(start, stop)]
         num_seen = min(stop, self.capacity) * self.shape.tokens_per_frame
-        return Past(self, start, stop, torch.cat(runs), num_seen, travel, self._origins(start, stop, travel))
+        return Past(self, start, stop, torch.cat(runs), num_seen, travel)
 
     def commit(self, num_frames: int) -> None:
         """What the last pass left in the slots of the chunk at hand is the past from now on."""
@@ -130,7 +129,6 @@ class KVCache:
             "sink_keys": None if self._sink_keys is None else self._sink_keys.clone(),
             "sink_shift": self._sink_shift,
             "num_frames": self.num_frames,
-            "ways": None if self._ways is None else self._ways.clone(),
         }
 
     def restore(self, state: dict) -> None:
@@ -138,32 +136,19 @@ class KVCache:
         self._values.copy_(state["values"])
         self._sink_keys = None if state["sink_keys"] is None else state["sink_keys"].clone()
         self._sink_shift, self.num_frames = state["sink_shift"], state["num_frames"]
-        self._ways = None if state["ways"] is None else state["ways"].clone()
 
     def slots(self, start: int, stop: int) -> list[slice]:
         """Where frames [start, stop) live, in tokens: one run, or two where the ring wraps or the sink ends."""
+        ring = self.capacity - self.policy.sink
         runs: list[list[int]] = []
         for frame in range(start, stop):
-            slot = self._slot(frame)
+            slot = frame if frame < self.policy.sink else self.policy.sink + (frame - self.policy.sink) % ring
             if runs and runs[-1][1] == slot:
                 runs[-1][1] += 1
             else:
                 runs.append([slot, slot + 1])
         size = self.shape.tokens_per_frame
         return [slice(first * size, last * size) for first, last in runs]
-
-    def _slot(self, frame: int) -> int:
-        sink = self.policy.sink
-        return frame if frame < sink else sink + (frame - sink) % (self.capacity - sink)
-
-    def _origins(self, start: int, stop: int, travel: Tensor | None) -> Tensor | None:
-        """[B] how far the view had come at the first frame in sight that moves on with the window."""
-        if travel is None:
-            return None
-        if self._ways is None:
-            self._ways = torch.zeros(len(travel), self.capacity, dtype=torch.float64)
-        self._ways[:, [self._slot(frame) for frame in range(start, stop)]] = travel.nan_to_num(0.0).double().cpu()
-        return self._ways[:, self._slot(first_that_moves(stop, self.policy.window, self.policy.sink))].clone()
 
     def _rebase_sink(self, stop: int) -> None:
         """Turn the sink so that it stands right before the window of the chunk that ends at `stop`."""
@@ -189,7 +174,6 @@ class Past:
     own: Tensor  # the chunk's token slots
     num_seen: int  # tokens attended to, from slot 0
     travel: Tensor | None = None  # [B, T], where networks know places in the world
-    origins: Tensor | None = None  # [B], the way at the first frame in sight
     alone: bool = False  # the chunk is seen at its place in time, but nothing before it
 
     @property
@@ -242,11 +226,6 @@ class PastOfMany:
     def travel(self) -> Tensor | None:
         ways = [past.travel for past in self.pasts if past.travel is not None]
         return torch.cat(ways) if ways else None
-
-    @property
-    def origins(self) -> Tensor | None:
-        origins = [past.origins for past in self.pasts if past.origins is not None]
-        return torch.cat(origins) if origins else None
 
     @property
     def dtype(self) -> torch.dtype:

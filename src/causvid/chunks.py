@@ -34,11 +34,6 @@ def visible_spans(span: Span, window: int | None = None, sink: int = 0) -> list[
     return [(0, sink), recent] if sink else [recent]
 
 
-def first_that_moves(stop: int, window: int | None, sink: int) -> int:
-    """The first frame that a chunk which ends at `stop` sees and later ones will not: places are told from there."""
-    return 0 if window is None or stop <= window else stop - (window - sink)
-
-
 def check_window(chunk: int, window: int, sink: int) -> None:
     if sink < 0 or window < sink + chunk:
         raise ValueError(

@@ -136,7 +136,7 @@ def tell_length(session: Any, seconds: float) -> None:
 
     model, parts = session.model, len(session.history.events[0].value.get("story", []))
     seconds_of_a_part = PART * model.codec.time_factor / model.cfg.fps
-    if seconds < (parts - 0.5) * seconds_of_a_part:
+    if parts > 1 and seconds < (parts - 0.5) * seconds_of_a_part:
         whole = f"{parts * seconds_of_a_part:.0f}"
         typer.echo(f"causvid: this story takes {whole} s; its end is missing, add --seconds {whole}", err=True)
 

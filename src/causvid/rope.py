@@ -17,7 +17,7 @@ THETA = 10_000.0
 
 @dataclass(frozen=True)
 class Rotation:
-    """cos and sin of every token's angles, [B or 1, L, 1, E/2], ready to broadcast over heads."""
+    """cos and sin of every token's angles, [B or 1, L, N or 1, E/2]: heads may turn alike."""
 
     cos: Tensor
     sin: Tensor
@@ -50,25 +50,27 @@ def grid_rotation(
     ways: Tensor | None = None,
     device=None,
 ) -> Rotation:
-    """The rotation of a patch grid whose first frame is number `first_frames[b]` in stream b. Row h of its frame t has
-    come `ways[b, t, h]` patches to the right: columns are then places in the world, not in the picture."""
+    """The rotation of a patch grid whose first frame is number `first_frames[b]` in stream b.
+
+    To head n frame t has come `ways[b, t, n]` patches to the right: columns are places in a world that goes by."""
     pairs_t, pairs_h, pairs_w = axis_pairs(head_width)
     starts = torch.tensor(first_frames, dtype=torch.float64, device=device)
     steps = torch.arange(num_frames, dtype=torch.float64, device=device)
     time = _angles(starts[:, None] + steps, pairs_t)  # [B, T, pairs_t]
     rows = _angles(torch.arange(height, device=device), pairs_h)
-    places = torch.arange(width, device=device)
-    columns = _angles(places if ways is None else places + ways.to(torch.float64)[..., None], pairs_w)
-    batch = len(first_frames) if ways is None else max(len(first_frames), len(ways))
-    shape = (batch, num_frames, height, width)
+    if ways is None:
+        ways = torch.zeros(1, 1, 1, dtype=torch.float64, device=device)
+    places = ways.to(torch.float64)[:, :, None] + torch.arange(width, device=device)[:, None]  # [B, T, w, N]
+    columns = _angles(places, pairs_w)
+    shape = (max(len(starts), len(ways)), num_frames, height, width, ways.shape[-1])
     angles = torch.cat(
         [
-            time[:, :, None, None].expand(*shape, -1),
-            rows[None, None, :, None].expand(*shape, -1),
-            columns.expand(*shape, -1),
+            time[:, :, None, None, None].expand(*shape, -1),
+            rows[None, None, :, None, None].expand(*shape, -1),
+            columns[:, :, None].expand(*shape, -1),
         ],
         dim=-1,
-    ).reshape(batch, num_frames * height * width, 1, -1)
+    ).flatten(1, 3)
     return Rotation(angles.cos().float(), angles.sin().float())
 
 
@@ -90,11 +92,3 @@ def shift_in_time(keys_MNE: Tensor, num_frames: int) -> Tensor:
     angles = _angles(torch.tensor([num_frames], device=keys_MNE.device), pairs)
     moved = rotate(keys_MNE[..., : 2 * pairs], Rotation(angles.cos().float(), angles.sin().float()))
     return torch.cat([moved, keys_MNE[..., 2 * pairs :]], dim=-1)
-
-
-def shift_along(x_BLNE: Tensor, columns_BL: Tensor) -> Tensor:
-    """Move tokens that are already rotated by so many columns: only the pairs that turn with the column are touched."""
-    pairs = axis_pairs(x_BLNE.shape[-1])[2]
-    angles = _angles(columns_BL, pairs)[:, :, None]
-    moved = rotate(x_BLNE[..., -2 * pairs :], Rotation(angles.cos().float(), angles.sin().float()))
-    return torch.cat([x_BLNE[..., : -2 * pairs], moved], dim=-1)

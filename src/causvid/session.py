@@ -48,9 +48,9 @@ from causvid.situation import (
 )
 from causvid.sources import Source, encode_clip, encode_image, levels_from
 from causvid.stopwatch import Stopwatch
-from causvid.story import last_asked, next_part
+from causvid.story import first_words, last_asked, next_part
 from causvid.take import ChunkNote, Cut, Event, EventKind, Kind, Take
-from causvid.text import Understood
+from causvid.text import Settler, Understood
 
 if TYPE_CHECKING:
     from causvid.bundle import Model
@@ -89,19 +89,20 @@ class Session:
         moment_bytes: int = MOMENT_BYTES,
         story: bool | tuple[str, ...] = True,
     ) -> None:
-        """`story`: whether prompts that say what comes later are told part by part, or the parts of this one."""
+        """`story`: whether prompts are told part by part, with what they leave open named, or the parts of this one."""
         self.model = model
         self._tells_stories = story is not False
+        self._inputs = Inputs()
+        self._shot_begins = True
         value: dict[str, Any] = {"text": prompt, "seed": seed, "options": asdict(options or StreamOptions())}
         if story is True:
-            value |= self._story_of(prompt)
+            value |= self._story_of(prompt, seed)
         elif story or story is False:
             value["story"] = [*(story or ())]
         start = Event(0, 0.0, "start", value)
         self.history = History(moment_bytes, [start])
         self.exact = True  # whoever answers passes in a way that depends on other streams says so here
         self._began = time.monotonic()
-        self._inputs = Inputs()
         self._texts: tuple[Text, TextMemory] | None = None
         self._source_text: tuple[str, TextMemory] | None = None
         self.now = Situation.start(start, self._embed, model.course(seed))
@@ -109,7 +110,6 @@ class Session:
         model.need_student()
         self._rollout: Rollout | None = None  # its cache is allocated with the first chunk
         self._decoder: CodecStream = model.codec.decode_stream()
-        self._shot_begins = True
 
     # ---- chunks ------------------------------------------------------------------------------------------------
 
@@ -174,6 +174,12 @@ class Session:
         return last_asked([*self.history.events, *list(self._inputs.waiting)])[0].value["text"]
 
     @property
+    def _last_told(self) -> str:
+        """The newest words for the network."""
+        events = [*self.history.events, *list(self._inputs.waiting)]
+        return next(first_words(event.value) for event in reversed(events) if event.kind in ("start", "prompt"))
+
+    @property
     def understood(self) -> Understood:
         """How the prompt that was asked for last is read, and what to know about that."""
         return self.model.understand(self.prompt)
@@ -208,7 +214,7 @@ class Session:
         value = {"text": text, "mode": mode, "blend": blend}
         read_prompt(value)
         self._embed(text)  # refuse a hopeless prompt now, not at the next chunk
-        self._ask("prompt", value | self._story_of(text))
+        self._ask("prompt", value | self._story_of(text, self.seed, self._last_told, new_shot=mode == "flush"))
 
     def change(self, **settings: Any) -> None:
         """Another seed, number of steps, window, sink or relative from the next chunk on."""
@@ -243,6 +249,7 @@ class Session:
             self._inputs.source = self._source_text = None
         elif self._inputs.source is None:
             self._inputs.source = Source(self.model.codec, self._size, limit)
+            self._say_as_it_is()
         self._ask("source", {"strength": strength, "of": words})
 
     def push(self, frames: np.ndarray) -> None:
@@ -421,9 +428,38 @@ class Session:
             raise UserError(f"a stream has at most {MAX_EVENTS:,} changes; save it, and go on with a new one")
         self._inputs.ask(Event(self.num_chunks, time.monotonic() - self._began, kind, value))
 
-    def _story_of(self, prompt: str) -> dict[str, list[str]]:
-        parts = self.model.understand(prompt).story if self._tells_stories else ()
-        return {"story": [*parts]} if parts else {}
+    def _story_of(self, prompt: str, seed: int, before: str = "", new_shot: bool = False) -> dict[str, list[str]]:
+        """What a prompt is told as, where that is not as it is: part by part, and with what it leaves open named. Where
+        pictures came from elsewhere, they show what words leave open."""
+        if not self._tells_stories:
+            return {}
+        understood, text = self.model.understand(prompt), self.model.text
+        parts = understood.story
+        if isinstance(text, Settler) and not self._shows_others(new_shot):
+            parts = text.settle(parts or (understood.text,), seed, before)
+        return {"story": [*parts]} if parts not in ((), (understood.text,)) else {}
+
+    def _shows_others(self, new_shot: bool) -> bool:
+        """Whether this shot, or a new one, shows pictures that were not made here, or is about to."""
+        if self._inputs.source is not None or self._inputs.given:
+            return True
+        if self._shot_begins or new_shot:
+            return False
+        return any(record.note.kind != "made" for record in self.history.records[self.history.shot_start() :])
+
+    def _say_as_it_is(self) -> None:
+        """Take back what was named for a prompt that leaves it open, because pictures are about to show it."""
+        event, told = last_asked([*self.history.events, *list(self._inputs.waiting)])
+        plain, parts = self._story_of(event.value["text"], self.seed).get("story", []), event.value.get("story", [])
+        if not parts or parts == plain:
+            return
+        value = {key: given for key, given in event.value.items() if key != "story"}
+        if event.kind == "start" and not self.num_chunks:
+            start = replace(event, value=value | ({"story": plain} if plain else {}))
+            self.history.events[0] = start
+            self.now = Situation.start(start, self._embed, self.model.course(value["seed"]))
+        else:
+            self._ask("prompt", {"text": plain[told] if plain else value["text"], "mode": "keep", "blend": 0})
 
     def _embed(self, prompt: str) -> Text:
         return self.model.embed([prompt])
@@ -533,6 +569,7 @@ class Session:
     def _give(self, chunks: list[Tensor], what: str) -> None:
         self._ask("cut", {"why": what, "chunks": len(chunks)})
         self._inputs.given = deque(self._to_device(chunk) for chunk in chunks)
+        self._say_as_it_is()
 
     def _leave_source(self) -> None:
         """Frames that come in belong to one session: another one with the same past goes on without."""

@@ -25,9 +25,9 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
 from causvid.cache import CacheShape, Past, PastOfMany
-from causvid.chunks import Span, first_that_moves, visible_spans
+from causvid.chunks import Span, visible_spans
 from causvid.flow import timestep_features
-from causvid.rope import Rotation, grid_rotation, rotate, shift_along
+from causvid.rope import Rotation, grid_rotation, rotate
 from causvid.shapes import FrameSigma, Latents, Text
 
 # "islands": time path, modulation, norms, residual stream and head in float32 whatever the weights are (original Wan).
@@ -63,9 +63,10 @@ class VideoDiTConfig:
     # Latents that a token sees beyond each edge of its patch. What moves half a patch from frame to frame is then still
     # whole within one token. 0, as in Wan: tokens see their own patch alone.
     overlap: int = 0
-    # How far equal bands of the picture, from the top down, go along with a view that moves. Tokens are then known by
-    # their place in the world: what stays there is found at the same place in all frames, however the view moves, as
-    # easily as in a view that rests (after PRoPE, Li et al. 2025). (), as in Wan: by their place in the picture.
+    # The shares by which heads, one each, go along with a view that moves. Columns are then places in a world that goes
+    # by at that speed: what stands there is found in the same place in all frames, however the view moves, as easily as
+    # in a view that rests (after PRoPE, Li et al. 2025). A share is for one depth; 0 is for what goes with the view.
+    # (), as in Wan: columns are of the picture.
     parallax: tuple[float, ...] = ()
 
     @property
@@ -140,8 +141,6 @@ class SeeEarlierChunks:
     tokens_per_frame: int
     window: int | None
     sink: int
-    travel: Tensor | None = None  # [B, T]
-    along: Tensor | None = None  # [S] patches that a token goes along with a way of one latent
 
     def attend(self, layer: int, q_BLNE: Tensor, k_BLNE: Tensor, v_BLNE: Tensor) -> Tensor:
         q_BLNE, k_BLNE = q_BLNE.to(v_BLNE.dtype), k_BLNE.to(v_BLNE.dtype)
@@ -150,11 +149,7 @@ class SeeEarlierChunks:
             seen = [self._tokens(s) for s in visible_spans(span, self.window, self.sink)]
             k = k_BLNE[:, seen[0]] if len(seen) == 1 else torch.cat([k_BLNE[:, s] for s in seen], dim=1)
             v = v_BLNE[:, seen[0]] if len(seen) == 1 else torch.cat([v_BLNE[:, s] for s in seen], dim=1)
-            q = q_BLNE[:, self._tokens(span)]
-            if self.travel is not None and self.along is not None:
-                origins = self.travel[:, first_that_moves(span[1], self.window, self.sink)]
-                q, k = from_origin(q, origins, self.along), from_origin(k, origins, self.along)
-            out.append(attention(q, k, v))
+            out.append(attention(q_BLNE[:, self._tokens(span)], k, v))
         return torch.cat(out, dim=1)
 
     def _tokens(self, span: Span) -> slice:
@@ -166,25 +161,11 @@ class SeePast:
     """The chunk at hand and the committed past of its stream, or of each of several streams."""
 
     past: Past | PastOfMany
-    along: Tensor | None = None  # [S]
 
     def attend(self, layer: int, q_BLNE: Tensor, k_BLNE: Tensor, v_BLNE: Tensor) -> Tensor:
-        out, origins = [], self.past.origins
-        for rows, k, v in self.past.look_back(layer, k_BLNE, v_BLNE):
-            q = q_BLNE[rows].to(self.past.dtype)
-            if self.along is not None and origins is not None and origins[rows].any():
-                q, k = (from_origin(x, origins[rows], self.along) for x in (q, k))
-            out.append(attention(q, k, v))
+        q = q_BLNE.to(self.past.dtype)
+        out = [attention(q[rows], k, v) for rows, k, v in self.past.look_back(layer, k_BLNE, v_BLNE)]
         return (out[0] if len(out) == 1 else torch.cat(out)).to(v_BLNE.dtype)
-
-
-def from_origin(x_BLNE: Tensor, origins_B: Tensor, along_S: Tensor) -> Tensor:
-    """Rotated queries or keys, their places told from where the view was at the first frame in sight.
-
-    Bands that go along by different shares drift apart without end; told from there, a stream that has run for an hour
-    looks like a training clip."""
-    along = along_S.repeat(x_BLNE.shape[1] // len(along_S))
-    return shift_along(x_BLNE, -origins_B.to(along)[:, None] * along)
 
 
 class RMSNorm(nn.Module):
@@ -331,6 +312,8 @@ class VideoDiT(nn.Module):
         super().__init__()
         if cfg.width % cfg.num_heads or cfg.head_width % 2:
             raise ValueError(f"width {cfg.width} does not split into {cfg.num_heads} heads of even width")
+        if cfg.parallax and len(cfg.parallax) != cfg.num_heads:
+            raise ValueError(f"parallax is one share for each of {cfg.num_heads} heads, got {len(cfg.parallax)}")
         self.cfg = cfg
         self.checkpoint_blocks = False  # recompute blocks in the backward pass instead of keeping their activations
         stride, edge = (1, cfg.patch, cfg.patch), (0, cfg.overlap, cfg.overlap)
@@ -397,21 +380,18 @@ class VideoDiT(nn.Module):
         dtype = self.dtype
 
         sight: Sight = SeeAll()
-        first_frames, along = [0], self._along(height, width, x_t.device)
+        first_frames = [0]
         if past is not None:
-            sight, first_frames, travel = SeePast(past, along), past.first_frames, past.travel
+            sight, first_frames, travel = SeePast(past), past.first_frames, past.travel
         elif bounds is not None:
-            travel = None if travel is None else travel.nan_to_num(0.0)
-            sight = SeeEarlierChunks(bounds, height * width, window, sink, travel, along)
-        elif travel is not None:
-            travel = travel - travel[:, :1]
+            sight = SeeEarlierChunks(bounds, height * width, window, sink)
         rotation = grid_rotation(
             x_t.shape[1],
             height,
             width,
             self.cfg.head_width,
             first_frames=first_frames,
-            ways=None if travel is None or along is None else travel.nan_to_num(0.0)[..., None] * along[::width],
+            ways=self._ways_of_heads(travel),
             device=x_t.device,
         )
 
@@ -430,13 +410,12 @@ class VideoDiT(nn.Module):
         x = self.head(x, level)  # [B, T, S, p*p*C], channel fastest
         return rearrange(x, "B T (h w) (p q C) -> B T C (h p) (w q)", h=height, w=width, p=p, q=p).to(x_t.dtype)
 
-    def _along(self, height: int, width: int, device: torch.device) -> Tensor | None:
-        """[S] of each token, how many patches it goes along while the view comes one latent to the right."""
-        bands = self.cfg.parallax
-        if not bands:
+    def _ways_of_heads(self, travel: Tensor | None) -> Tensor | None:
+        """[B, T] latents -> [B, T, N] patches; a view of which nothing is known rests."""
+        if travel is None or not self.cfg.parallax:
             return None
-        rows = torch.tensor([bands[row * len(bands) // height] for row in range(height)], device=device)
-        return (rows.double() / self.cfg.patch).repeat_interleave(width)
+        shares = torch.tensor(self.cfg.parallax, dtype=torch.float64, device=travel.device)
+        return travel.double().nan_to_num(0.0)[..., None] * shares / self.cfg.patch
 
     def project_text(self, text: Text) -> TextMemory:
         """Keys and values of a prompt in its dtype, once, for as many passes as use it. For inference: parameters are

@@ -1,6 +1,7 @@
 """Text encoders: prompts in, rows of a fixed width out; and the check that every prompt from outside passes first."""
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -62,6 +63,15 @@ class TextEncoder(Protocol):
     def understand(self, prompt: str) -> Understood:
         """A prompt of a person, checked already, in words that the encoder knows. Whoever encodes prompts from outside
         asks this first (`Model.embed` does); training encodes captions as they are."""
+        ...
+
+
+@runtime_checkable
+class Settler(Protocol):
+    """An encoder that can name what prompts leave open."""
+
+    def settle(self, parts: Sequence[str], seed: int, before: str) -> tuple[str, ...]:
+        """Of prompts that are told one after the other, in words it knows, after one that was told `before`."""
         ...
 
 

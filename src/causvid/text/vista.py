@@ -116,6 +116,17 @@ class VistaText(nn.Module):
             parts = ()
         return Understood(text, read_as, unknown | near, self.num_lost_words(text), instead, parts)
 
+    def settle(self, parts: Sequence[str], seed: int, before: str) -> tuple[str, ...]:
+        """Prompts with what they leave open named, so that a stream keeps to it."""
+        from causvid.worlds.vista.settling import settle
+
+        settled = settle(parts, seed, before)
+        return (
+            settled
+            if not any(self.unknown_words(part) or self.num_lost_words(part) for part in settled)
+            else tuple(parts)
+        )
+
     def course(self, seed: int, height: int) -> Course:
         """How the view moves in pictures of this many rows of latents, before anything is said."""
         from causvid.worlds.vista.course import HEIGHT, VistaCourse

@@ -168,8 +168,8 @@ def _dictionary() -> dict[tuple[str, ...], _Match]:
     return table | {(",",): _Match("pause", "", ",")}
 
 
-def _matches(words: list[str]) -> Iterator[_Match]:
-    """The longest known phrase at each place, from left to right."""
+def placed(words: list[str]) -> Iterator[tuple[int, _Match]]:
+    """The longest known phrase at each place, from left to right, and where it begins."""
     table = _dictionary()
     longest = max(map(len, table))
     at = 0
@@ -177,11 +177,15 @@ def _matches(words: list[str]) -> Iterator[_Match]:
         for length in range(min(longest, len(words) - at), 0, -1):
             match = table.get(tuple(words[at : at + length]))
             if match is not None:
-                yield match
+                yield at, match
                 break
         else:
             length = 1
         at += length
+
+
+def _matches(words: list[str]) -> Iterator[_Match]:
+    return (match for _, match in placed(words))
 
 
 def rephrase(text: str) -> tuple[str, dict[str, str]]:
