@@ -30,7 +30,7 @@ FIRST_SIGMAS = (1.0, 0.97, 0.9, 0.75, 0.0)  # one latent frame alone needs more 
 PACKAGED = Path(__file__).parent.parent / "src/causvid/weights/vista"
 
 
-def spec(guidance: float, student: RolloutConfig) -> ModelConfig:
+def spec(guidance: float, student: RolloutConfig, is_told_of_the_view: bool) -> ModelConfig:
     assert student.shift is not None
     return ModelConfig(
         name="vista",
@@ -43,7 +43,7 @@ def spec(guidance: float, student: RolloutConfig) -> ModelConfig:
         rollout=student,
         recipes={"framewise": replace(student, chunk=1)} if student.chunk > 1 else {},
         teacher=TeacherSampling(steps=50, guidance=guidance, shift=student.shift),
-        view_noise=VISTA_NOISE,
+        view_noise=VISTA_NOISE if is_told_of_the_view else None,
     )
 
 
@@ -70,7 +70,8 @@ def main() -> None:
         save_original(teacher, out / "teacher.safetensors", dtype=torch.bfloat16)
         VistaText.load(options.teacher / "text.safetensors").save(out / "text.safetensors")
         in_chunks = replace(VISTA_STUDENT, first_sigmas=FIRST_SIGMAS)
-        how = spec(options.guidance, VISTA_STUDENT_FRAMEWISE if options.framewise else in_chunks)
+        student = VISTA_STUDENT_FRAMEWISE if options.framewise else in_chunks
+        how = spec(options.guidance, student, is_told_of_the_view=bool(teacher.cfg.parallax))
         (out / SPEC_FILE).write_text(json.dumps(config.to_json(how), indent=2) + "\n")
     if options.guide:
         save_original(load_dit(options.guide), out / "guide.safetensors", dtype=torch.bfloat16)

@@ -20,10 +20,12 @@ from causvid.stages.sources import Gallery
 from causvid.tensor_files import read_tensors
 from causvid.text.vista import VistaText, VistaTextConfig
 from causvid.training.optim import OptimConfig
+from causvid.view_noise import ViewNoise
 from tiny_models import BoxCodec
 
 MODEL = VideoDiTConfig(24, 48, 2, 2, 4, 4, 2, 16, 16, 6, 1e-6, "islands")
 CLIP = (5, 4, 4, 4)
+MOVING = {"model": replace(MODEL, parallax=(0.0, 1.0)), "view_noise": ViewNoise(0.8, pixels=4)}
 STUDENT = RolloutConfig(sigmas=tuple(sigma_grid(4, 3.0)), shift=3.0, chunk=2, policy=CachePolicy(window=5))
 OPTIM = OptimConfig(lr=1e-3, muon=False, warmup=1)
 GALLERY = Gallery(["red car", "blue car"], lambda latents: latents[:, :, :3].repeat_interleave(4, dim=1))
@@ -52,7 +54,7 @@ class Squares(BoxCodec):
 
     def clip(self, seed: int, num_latents: int) -> Clip:
         frames = np.random.default_rng(seed).integers(0, 256, (num_latents, 4, 4, 3), dtype=np.uint8)
-        return Clip(frames, ["red car", "blue car"])
+        return Clip(frames, ["red car", "blue car"], camera=np.linspace(0, seed, num_latents, dtype=np.float32))
 
     def encode(self, video: torch.Tensor) -> torch.Tensor:
         return torch.cat([video, video[:, :, :1]], dim=2)

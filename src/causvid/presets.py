@@ -10,9 +10,6 @@ from causvid.rollout import RolloutConfig
 from causvid.text.vista import VistaTextConfig
 from causvid.view_noise import ViewNoise
 
-# scenery at half of the picture's height and above is far away, then come the middle and the ground (vista/scenery.py)
-VISTA_NOISE = ViewNoise(share=0.8, parallax=(0.12, 0.12, 0.12, 0.12, 0.4, 0.4, 1.0, 1.0))
-
 # Vista's pictures are 64 x 112: latents of 8 x 14, 28 tokens a frame, 588 in a clip of 21 latent frames.
 VISTA_DIT = VideoDiTConfig(
     width=192,
@@ -29,11 +26,13 @@ VISTA_DIT = VideoDiTConfig(
     precision="islands",
     landmarks=21,
     overlap=1,
-    parallax=(0.0, 0.12, 0.4, 1.0),
 )
-VISTA_DIT_WIDE = replace(
-    VISTA_DIT, width=384, ffn_width=1536, num_heads=6, num_layers=12, parallax=(0.0, 0.0, 0.12, 0.4, 1.0, 1.0)
-)  # for a GPU
+VISTA_DIT_WIDE = replace(VISTA_DIT, width=384, ffn_width=1536, num_heads=6, num_layers=12)  # for a GPU
+
+# Told how the view moves (docs/log.md, 2026-11-22): scenery at half of the picture's height and above is far away, then
+# come the middle and the ground, and every head goes along with one of these or with the view (worlds/vista/scenery.py)
+VISTA_NOISE = ViewNoise(share=0.8, parallax=(0.12, 0.12, 0.12, 0.12, 0.4, 0.4, 1.0, 1.0))
+VISTA_MOVING_DIT = replace(VISTA_DIT, parallax=(0.0, 0.12, 0.4, 1.0))
 
 VISTA_TEXT = VistaTextConfig(width=192, ffn_width=768, num_layers=2, num_heads=4, length=64)
 

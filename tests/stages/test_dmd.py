@@ -36,6 +36,7 @@ from tiny_distillation import (
     CLIP,
     GALLERY,
     MODEL,
+    MOVING,
     OPTIM,
     STUDENT,
     assert_same_weights,
@@ -274,6 +275,25 @@ def test_parts_of_a_batch_add_up(world, tmp_path):
         torch.testing.assert_close(states[0][name], states[1][name], atol=2e-4, rtol=0)
 
 
+@pytest.mark.parametrize("changes", [{"input": "data"}, {"prompts": "vista"}])
+def test_views_that_move_count(world, tmp_path, changes):
+    """In what the student makes and in what teacher and critic see; of views that are unknown nothing changes."""
+    made = []
+    for name, more in (("resting", {}), ("moving", MOVING), ("unknown", MOVING | {"free_noise": 1.0})):
+        sitting = Sitting(dmd_config(world, **changes | more), tmp_path / name, CPU, GALLERY)
+        (videos, *_), _ = sitting.update_student(0.0)
+        sitting.update_critic(0.0, 1, fresh=True)
+        made.append((videos, float(sitting.critic_losses[-1])))
+    torch.testing.assert_close(made[0][0], made[2][0])
+    assert made[0][1] == pytest.approx(made[2][1])
+    assert (made[0][0] - made[1][0]).abs().max() > 1e-3 and made[0][1] != pytest.approx(made[1][1], rel=1e-3)
+
+
+def test_only_vistas_prompts_tell_how_views_move(world, tmp_path):
+    with pytest.raises(UserError, match="only Vista's own prompts tell how the view moves"):
+        dmd_config(world, **MOVING).check()
+
+
 # ---- runs ----------------------------------------------------------------------------------------------------------
 
 
@@ -284,8 +304,10 @@ def test_parts_of_a_batch_add_up(world, tmp_path):
         {"replay": 4, "critic_warmup": 1, "critic_batch": 3},
         {**SHARED, "replay": 3},
         {"sight": "causal"},
+        {"input": "data", **MOVING},
+        {"prompts": "vista", "changing": 0.5, "replay": 4, "critic_batch": 3, "free_noise": 0.3, **MOVING},
     ],
-    ids=["data", "replay", "adapters", "causal teacher"],
+    ids=["data", "replay", "adapters", "causal teacher", "data, moving", "replay, moving"],
 )
 def test_resumed_equals_uninterrupted(world, tmp_path, changes):
     cfg = dmd_config(world, **changes)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from causvid.tensor_files import read_file, read_tensors, write_tensors
 from causvid.text.vista import VistaText, VistaTextConfig
 from causvid.training import parallel
 from causvid.training.optim import OptimConfig
+from causvid.view_noise import ViewNoise
 from tiny_models import BoxCodec
 
 WORDS = ("red", "blue", "car")
@@ -53,7 +55,7 @@ class Squares(BoxCodec):
         frames = rng.integers(0, 256, (num_latents, 4, 4, 3), dtype=np.uint8)
         truth = rng.integers(0, 5, (num_latents, 2, 2), dtype=np.uint8)
         motion = rng.integers(-9, 9, (num_latents, 2, 2, 2), dtype=np.int8)
-        return Clip(frames, ["red car", "blue car"], truth, motion)
+        return Clip(frames, ["red car", "blue car"], truth, motion, np.linspace(0, 9, num_latents, dtype=np.float32))
 
     def encode(self, video: torch.Tensor) -> torch.Tensor:
         return torch.cat([video, video[:, :, :1]], dim=2)
@@ -92,6 +94,34 @@ def assert_equal(a: Path, b: Path, **tolerance) -> None:
     assert one.keys() == two.keys() and len(one) > 50
     for name in one:
         torch.testing.assert_close(one[name], two[name], msg=lambda text, name=name: f"{name}: {text}", **tolerance)
+
+
+def test_noise_and_places_go_along_where_clips_tell_how_the_view_moves(data, tmp_path):
+    def loss_of(name, free, **changes):
+        cfg = config(data, free_noise=free, **changes)
+        sitting = teacher.Sitting(cfg, tmp_path / name, torch.device("cpu"), WORLD)
+        batch = sitting.pools[1].batch(0, 2, 5, 0)
+        with torch.no_grad():
+            sitting.teacher.model.head.head.weight.normal_(generator=torch.Generator().manual_seed(0))
+            return float(sitting.loss(batch, cfg.lengths[1], torch.Generator().manual_seed(1))[0])
+
+    places = replace(config(data).model, parallax=(0.0, 1.0))
+    resting = loss_of("resting", 1.0, view_noise=ViewNoise(0.8))
+    assert loss_of("unknown", 1.0, view_noise=ViewNoise(0.8), model=places) == pytest.approx(resting, rel=1e-5)
+    assert loss_of("noise", 0.0, view_noise=ViewNoise(0.8)) != pytest.approx(resting, rel=1e-3)
+    still = loss_of("still", 0.0, view_noise=ViewNoise(0.0))
+    assert still == pytest.approx(resting, rel=1e-5)
+    assert loss_of("places", 0.0, view_noise=ViewNoise(0.0), model=places) != pytest.approx(still, rel=1e-4)
+
+
+def test_clips_that_do_not_tell_are_taken_as_views_that_rest(data, tmp_path, capsys):
+    silent = shutil.copytree(data, tmp_path / "latents")  # the module's own stay as they are
+    for file in silent.glob("*/shard-*.safetensors"):
+        tensors, metadata = read_file(file)
+        write_tensors(file, {name: value for name, value in tensors.items() if name != "travel"}, metadata)
+    cfg = config(silent, phases=(Phase(1.0, (0.0, 1.0)),), view_noise=ViewNoise(0.8))
+    teacher.Sitting(cfg, tmp_path / "run", torch.device("cpu"), WORLD).take_step(0.0)
+    assert "clips of clips do not tell how the view moves" in capsys.readouterr().err
 
 
 def test_resumed_equals_uninterrupted(data, tmp_path):

@@ -24,7 +24,7 @@ from causvid.data.prompts import VISTA, Script, one_prompt, read_scripts
 from causvid.errors import UserError
 from causvid.models.dit import VideoDiTConfig
 from causvid.noise import mix, seeded
-from causvid.presets import PAPER_STUDENT, VISTA_DIT, VISTA_NOISE, VISTA_STUDENT, WAN_DIT, WAN_STUDENT
+from causvid.presets import PAPER_STUDENT, VISTA_DIT, VISTA_MOVING_DIT, VISTA_NOISE, VISTA_STUDENT, WAN_DIT, WAN_STUDENT
 from causvid.rollout import RolloutConfig
 from causvid.shapes import FrameSigma, Latents, Text
 from causvid.stages.dmd_actors import Actors, adapters_on_one, four_networks, write_student
@@ -140,7 +140,6 @@ VISTA_DMD = DMDConfig(
     changing=0.5,
     critic_batch=4,
     replay=32,
-    view_noise=VISTA_NOISE,
     score_shift=6.0,
     score_range=(0.02, 0.995),
 )
@@ -176,6 +175,7 @@ WAN_SELF_DMD = replace(
 )
 PRESETS = {
     "vista": VISTA_DMD,
+    "vista-moving": replace(VISTA_DMD, model=VISTA_MOVING_DIT, view_noise=VISTA_NOISE),
     "vista-data": replace(VISTA_DMD, input="data", data="local/latents", changing=0.0, critic_batch=None, replay=0),
     "wan-1.3b": WAN_SELF_DMD,
     "wan-1.3b-data": WAN_DMD,

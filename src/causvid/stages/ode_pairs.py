@@ -26,7 +26,7 @@ from causvid.data.prompts import VISTA, one_prompt, read_prompts
 from causvid.errors import UserError
 from causvid.models.dit import VideoDiT, VideoDiTConfig
 from causvid.noise import chunk_noise, mix
-from causvid.presets import PAPER_STUDENT, VISTA_DIT, VISTA_NOISE, VISTA_STUDENT, WAN_DIT, WAN_STUDENT
+from causvid.presets import PAPER_STUDENT, VISTA_DIT, VISTA_MOVING_DIT, VISTA_NOISE, VISTA_STUDENT, WAN_DIT, WAN_STUDENT
 from causvid.rollout import RolloutConfig, commit_chunk
 from causvid.shapes import Latents, Text
 from causvid.stages.sources import Dtype, Network, frozen, read_network, read_words
@@ -85,7 +85,6 @@ VISTA_PAIRS = PairsConfig(
     guidance=3.0,
     batch=8,
     steps=24,  # half the time of 48
-    view_noise=VISTA_NOISE,
 )
 WAN_PAIRS = PairsConfig(
     model=WAN_DIT,
@@ -100,7 +99,8 @@ WAN_PAIRS = PairsConfig(
 )
 # The paper's teacher is not public; its settings, with the public one.
 PAPER_PAIRS = replace(WAN_PAIRS, student=PAPER_STUDENT, num_pairs=1000, clip=(20, 16, 60, 104))
-PRESETS = {"vista": VISTA_PAIRS, "wan-1.3b": WAN_PAIRS, "paper": PAPER_PAIRS}
+VISTA_MOVING_PAIRS = replace(VISTA_PAIRS, model=VISTA_MOVING_DIT, view_noise=VISTA_NOISE)
+PRESETS = {"vista": VISTA_PAIRS, "vista-moving": VISTA_MOVING_PAIRS, "wan-1.3b": WAN_PAIRS, "paper": PAPER_PAIRS}
 
 
 # ---- trajectories --------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from causvid.data.vista import FIRST_FIGURE, NUM_CLASSES
 from causvid.errors import UserError
 from causvid.models.dit import VideoDiT, VideoDiTConfig
 from causvid.noise import seeded
-from causvid.presets import VISTA_DIT, VISTA_NOISE, VISTA_TEXT
+from causvid.presets import VISTA_DIT, VISTA_MOVING_DIT, VISTA_NOISE, VISTA_TEXT
 from causvid.shapes import FrameSigma, Latents, Velocity, Video
 from causvid.tensor_files import load_strictly, read_tensors
 from causvid.text.vista import VistaText, VistaTextConfig
@@ -137,12 +137,11 @@ VISTA = TeacherConfig(
     # batches at the highest levels have gradients of 2 to 9; limited to 1, they hardly counted (docs/log.md)
     optim=OptimConfig(lr=1.2e-3, muon=False, decay_from=0.2, clip=2.0),
     figure_weight=5.0,
-    view_noise=VISTA_NOISE,
     ema_decay=0.999,
     text_init="local/text/weights/text.safetensors",
     compile=True,
 )
-PRESETS = {"vista": VISTA}
+PRESETS = {"vista": VISTA, "vista-moving": replace(VISTA, model=VISTA_MOVING_DIT, view_noise=VISTA_NOISE)}
 
 
 # ---- losses --------------------------------------------------------------------------------------------------------
@@ -294,10 +293,9 @@ class Sitting:
         trained = [self.teacher.model, self.teacher.text] + ([self.alignment] if cfg.align_weight else [])
         self.optimizers = build_optimizers(cfg.optim, trained)
         still = [pool.name for pool in self.pools if pool.clip_shape[0] > 1 and not pool.tells_motion]
-        if cfg.view_noise is not None and not all(pool.tells_travel for pool in self.pools if pool.clip_shape[0] > 1):
-            raise UserError(
-                f"clips in {cfg.data} do not tell how the view moves; make them anew elsewhere, or set view_noise=null."
-            )
+        silent = [pool.name for pool in self.pools if pool.clip_shape[0] > 1 and not pool.tells_travel]
+        if cfg.view_noise is not None and silent:
+            self.run.status(f"clips of {', '.join(silent)} do not tell how the view moves: taken as views that rest")
         if cfg.align_weight and cfg.motion_weight and still:
             self.run.status(
                 f"clips of {', '.join(still)} were made before they told motion: trained without that target"
