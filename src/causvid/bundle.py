@@ -165,7 +165,8 @@ class Model:
 
     def session(self, prompt: str, *, seed: int = 0, story: bool = True, **options) -> Session:
         """Start a stream. Options are those of `StreamOptions`: steps, window, sink, relative. What a prompt says comes
-        later is told when its time comes, where the text encoder can take it apart, unless `story` is False."""
+        later is told when its time comes, and what it leaves open is named, where the text encoder can do that, unless
+        `story` is False."""
         unknown = options.keys() - StreamOptions.__dataclass_fields__.keys()
         if unknown:
             known = ", ".join(StreamOptions.__dataclass_fields__)

@@ -16,7 +16,9 @@ DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... (
 StudentOption = Annotated[Path | None, typer.Option(help="A few-step causal checkpoint to stream with.")]
 StoryOption = Annotated[
     bool,
-    typer.Option(help="Tell a student what a prompt says comes later when its time comes, or all of it at once."),
+    typer.Option(
+        help="Tell a student what comes later when its time comes, and name what is left open; or prompts as they are."
+    ),
 ]
 RecipeOption = Annotated[
     str | None,

@@ -32,6 +32,7 @@ from causvid.evaluate.shelf import Shelf
 from causvid.loading import find, load
 from causvid.media import fit
 from causvid.presets import VISTA_STUDENT
+from causvid.text import Settler
 from causvid.text.vista import VistaText
 from causvid.view_noise import ViewNoise
 
@@ -55,6 +56,7 @@ class Settings:
     num_frames: int = NUM_FRAMES
     chunk: int = VISTA_STUDENT.chunk  # latent frames that a student makes at a time
     story: bool = False  # what comes later is told to a student when its time comes
+    named: bool = False  # what a caption leaves open is named to a student
     first_sigmas: tuple[float, ...] | None = None  # the levels of a student's first chunk, where it has its own
     view_noise: ViewNoise | None = None
 
@@ -121,6 +123,7 @@ def settings_of(model: Model, name: str, parts: dict[str, str], role: Role, step
         len(rollout.sigmas) - 1,
         chunk=rollout.chunk,
         story=story,
+        named=story and isinstance(model.text, Settler),
         first_sigmas=rollout.first_sigmas,
         view_noise=model.cfg.view_noise,
     )
@@ -299,6 +302,8 @@ def _claim(file: Path, settings: Settings) -> None:
         return
     changes = config.difference(config.completed(Settings, json.loads(file.read_text())), now)
     changes.pop("model", None)  # the same weights under another path are the same
+    if "story" in changes:  # that what is left open is named goes with it
+        changes.pop("named", None)
     if changes:
         path, (before, after) = next(iter(changes.items()))
         again = f", or --{'story' if before else 'no-story'} as before" if path == "story" else ""
