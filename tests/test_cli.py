@@ -7,7 +7,9 @@ import time
 import pytest
 
 from causvid import cli, cli_options
+from causvid.cli_options import tell_named
 from causvid.errors import UserError
+from tiny_models import moving_model
 
 
 def run(*arguments: str, **options):
@@ -104,3 +106,9 @@ def test_lora_scales():
     assert cli_options.read_lora("style.safetensors:0.5") == ("style.safetensors", 0.5)
     with pytest.raises(UserError, match="FILE or FILE:SCALE"):
         cli_options.read_lora("style.safetensors:half")
+
+
+def test_what_a_prompt_leaves_open_is_told(capsys):
+    for prompt, story in (("a red car", True), ("tint7 a red car", True), ("a red car", False)):
+        tell_named(moving_model().session(prompt, seed=4, story=story))
+    assert capsys.readouterr().err == "causvid: what is left open the seed chooses: 'tint1 a red car'\n"

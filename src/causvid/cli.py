@@ -28,6 +28,7 @@ from causvid.cli_options import (
     show_progress,
     stream_to_file,
     tell_length,
+    tell_named,
     tell_understood,
 )
 from causvid.errors import UserError
@@ -85,6 +86,7 @@ def generate(
         media.write_video(out, frames, loaded.cfg.fps)
     else:
         session = loaded.session(prompt, seed=seed, story=story, **given(steps=steps, window=window))
+        tell_named(session)
         tell_length(session, seconds)
         stream_to_file(session, out, seconds, timeline, switch)
     typer.echo(out)

@@ -132,6 +132,13 @@ def tell_understood(model: Any, prompts: Sequence[str], story: bool = True) -> N
             typer.echo(f"causvid: {note}", err=True)
 
 
+def tell_named(session: Any) -> None:
+    """What a prompt leaves open is no secret."""
+    understood, told = session.understood, session.history.events[0].value.get("story")
+    if told and told[0] != (understood.story or (understood.text,))[0]:
+        typer.echo(f"causvid: what is left open the seed chooses: '{told[0]}'", err=True)
+
+
 def tell_length(session: Any, seconds: float) -> None:
     """A video that ends before its story does."""
     from causvid.story import PART
