@@ -15,6 +15,7 @@ from causvid.errors import UserError
 from causvid.noise import chunk_noise
 from causvid.pixels import frames_from_video
 from causvid.session import Chunk, Session
+from causvid.situation import through_chunk
 from causvid.story import first_words
 from causvid.take import Event, Shown, Take
 from causvid.view_noise import carry_rows
@@ -157,7 +158,7 @@ def ways_of(take: Take, model: Model) -> list[Tensor] | None:
             event = events.popleft()
             if event.kind in ("start", "prompt"):
                 course = course.after(first_words(event.value))
-        way, course = (course if note.kind == "made" else course.unknown()).advance(note.num_latents)
+        way, course = through_chunk(course, note.kind, note.num_latents)
         ways.append(way)
     return ways
 

@@ -122,13 +122,17 @@ class Situation:
         """Into a chunk of so many latent frames."""
         if self.course is None:
             return self
-        course = self.course if kind == "made" else self.course.unknown()
-        travel, course = course.advance(num_frames)
+        travel, course = through_chunk(self.course, kind, num_frames)
         return replace(self, course=course, travel=travel)
 
     def step(self) -> Situation:
         """On to the next chunk."""
         return replace(self, words=self.words.step())
+
+
+def through_chunk(course: Course, kind: Kind, num_frames: int) -> tuple[Tensor, Course]:
+    """How far the view comes in a chunk, and its course after that."""
+    return (course if kind == "made" else course.unknown()).advance(num_frames)
 
 
 # ---- reading values from outside ---------------------------------------------------------------------------------

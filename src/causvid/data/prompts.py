@@ -4,7 +4,7 @@ A clip whose prompt changes has a script: the prompts that a stream is given one
 the next.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,15 +30,16 @@ class Script:
         """The prompt in force."""
         return [prompt for start, prompt in self.cues if start <= frame][-1]
 
-    def travel(self, num_frames: int, seed: int) -> Tensor:
-        """How far the view of Vista has come at each latent frame, in latents."""
-        from causvid.worlds.vista.course import travel
-
-        return travel(self.cues, num_frames, seed)
-
 
 def one_prompt(prompt: str) -> Script:
     return Script(((0, prompt),))
+
+
+def ways_of(scripts: Iterable[Script], num_frames: int, seeds: Iterable[int]) -> Tensor:
+    """How far the views of Vista have come at each latent frame of these clips, in latents [B, T]."""
+    from causvid.worlds.vista.course import travel
+
+    return torch.stack([travel(script.cues, num_frames, seed) for script, seed in zip(scripts, seeds)])
 
 
 Scripts = Callable[[int], Script]

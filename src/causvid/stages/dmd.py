@@ -20,7 +20,7 @@ from causvid import flow
 from causvid.adapters import AdapterConfig
 from causvid.chunks import Span, chunk_bounds, hold_per_chunk
 from causvid.data.clips import Pool
-from causvid.data.prompts import VISTA, Script, one_prompt, read_scripts
+from causvid.data.prompts import VISTA, Script, one_prompt, read_scripts, ways_of
 from causvid.errors import UserError
 from causvid.models.dit import VideoDiTConfig
 from causvid.noise import mix, seeded
@@ -431,8 +431,8 @@ class Sitting:
             assert self.scripts is not None
             scripts = [self.scripts(number) for number in range(place, self.drawn)]
             if cfg.view_noise is not None:
-                seeds = range(place, self.drawn)
-                ways = torch.stack([script.travel(cfg.clip[0], mix(cfg.seed, n)) for script, n in zip(scripts, seeds)])
+                seeds = (mix(cfg.seed, number) for number in range(place, self.drawn))
+                ways = ways_of(scripts, cfg.clip[0], seeds)
         if ways is None:
             ways = unknown_ways(batch, cfg.clip[0])
         return Inputs(scripts, latents, set_free(ways, cfg.free_noise, seeded(cfg.seed, place, FREE)), self.bounds)

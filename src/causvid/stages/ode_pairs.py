@@ -22,7 +22,7 @@ from causvid.cache import KVCache
 from causvid.chunks import Span, chunk_bounds
 from causvid.data.clips import Pool
 from causvid.data.pairs import PairsSpec, claim, missing_shards, write_shard
-from causvid.data.prompts import VISTA, one_prompt, read_prompts
+from causvid.data.prompts import VISTA, one_prompt, read_prompts, ways_of
 from causvid.errors import UserError
 from causvid.models.dit import VideoDiT, VideoDiTConfig
 from causvid.noise import chunk_noise, mix
@@ -222,8 +222,8 @@ class Maker:
             clips = self.pool.batch(numbers[0], len(numbers), cfg.clip[0], cfg.seed)
             prompts, history, ways = clips.captions, clips.latents, clips.travel
         elif cfg.view_noise is not None:
-            numbered = zip(prompts, numbers)
-            ways = torch.stack([one_prompt(prompt).travel(cfg.clip[0], mix(cfg.seed, n)) for prompt, n in numbered])
+            seeds = (mix(cfg.seed, number) for number in numbers)
+            ways = ways_of(map(one_prompt, prompts), cfg.clip[0], seeds)
         if ways is None or cfg.view_noise is None:
             ways = unknown_ways(len(numbers), cfg.clip[0])
         eps = carry_rows(cfg.view_noise, eps, ways, [(cfg.seed, number) for number in numbers])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from causvid.cache import KVCache, Past
 from causvid.chunks import chunk_bounds
-from causvid.data.prompts import one_prompt
+from causvid.data.prompts import one_prompt, ways_of
 from causvid.noise import chunk_noise
 from causvid.rollout import RolloutConfig, commit_chunk, denoise_chunk
 from causvid.shapes import FrameSigma, Latents, Text
@@ -91,11 +91,7 @@ def write_student_sheet(
 
     seeds = [SHEET_SEED + row for row in range(len(prompts))]
     starts = [start for start, _ in chunk_bounds(clip[0], cfg.chunk, cfg.first_chunk)]
-    ways = (
-        torch.stack([one_prompt(prompt).travel(clip[0], seed) for prompt, seed in zip(prompts, seeds)])
-        if view_noise
-        else None
-    )
+    ways = None if view_noise is None else ways_of(map(one_prompt, prompts), clip[0], seeds)
 
     def noise(chunk: int, draw: int, frames: int) -> Tensor:
         own = torch.stack([chunk_noise(seed, chunk, draw, (frames, *clip[1:])) for seed in seeds])

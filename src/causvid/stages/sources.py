@@ -198,7 +198,7 @@ class Draws:
         return torch.randn((self.batch, *shape), generator=self.rng(*name))[self.rows].to(self.device)
 
     def carried(self, own: Latents, how: ViewNoise | None, travel: Tensor | None, *name: int) -> Latents:
-        """Noise of the rows at hand that goes along with their views, [rows, T] pixels."""
+        """Noise of the rows at hand that goes along with their views, [rows, T] latents."""
         words = [(*self.words, *name, row) for row in range(self.rows.start, self.rows.stop)]
         return carry_rows(how, own, travel, words)
 

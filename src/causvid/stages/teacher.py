@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from causvid import flow, sample
 from causvid.checkpoints import config_metadata
 from causvid.chunks import Span, chunk_bounds, hold_per_chunk
 from causvid.data.clips import Batch, Pool
+from causvid.data.prompts import one_prompt, ways_of
 from causvid.data.vista import FIRST_FIGURE, NUM_CLASSES
 from causvid.errors import UserError
 from causvid.models.dit import VideoDiT, VideoDiTConfig
@@ -209,20 +211,15 @@ class World:
     vocabulary: tuple[str, ...]
     prompts: list[str]  # of the sample sheets, never trained on
     decode: Callable[[Latents], Video]
-    travel: Callable[[str, int], Tensor] | None = None  # (prompt, latent frames) -> how the view moves [T]
 
 
 def vista_world(num_prompts: int = 8) -> World:
     from causvid.codecs.vista import VistaCodec
     from causvid.worlds.vista import sample_scene
     from causvid.worlds.vista.captions import caption, vocabulary
-    from causvid.worlds.vista.course import travel
-
-    def one_way(prompt: str, num_frames: int) -> Tensor:
-        return travel([(0, prompt)], num_frames, seed=SHEET_SEED)
 
     prompts = [caption(sample_scene(seed, "val"), seed, "val") for seed in range(num_prompts)]
-    return World(tuple(vocabulary()), prompts, VistaCodec.load_packaged().decode, one_way)
+    return World(tuple(vocabulary()), prompts, VistaCodec.load_packaged().decode)
 
 
 class Teacher(nn.Module):
@@ -377,8 +374,8 @@ class Sitting:
         shape = (num_frames, *self.pools[0].clip_shape[1:])
         eps = torch.stack([torch.randn(shape, generator=seeded(SHEET_SEED, row)) for row in range(len(world.prompts))])
         ways = None
-        if cfg.view_noise is not None and world.travel is not None:
-            ways = torch.stack([world.travel(prompt, num_frames) for prompt in world.prompts])
+        if cfg.view_noise is not None:
+            ways = ways_of(map(one_prompt, world.prompts), num_frames, repeat(SHEET_SEED))
             eps = carry_rows(cfg.view_noise, eps, ways, [(SHEET_SEED, row) for row in range(len(eps))])
         averages = self.ema.averages
         with fast_training(self.device, getattr(torch, cfg.dtype)):
