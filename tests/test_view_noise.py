@@ -7,6 +7,7 @@ import torch
 
 from causvid.cache import CachePolicy, KVCache
 from causvid.errors import UserError
+from causvid.render import ways_of
 from causvid.rollout import commit_chunk
 from causvid.rope import grid_rotation, rotate
 from causvid.view_noise import ViewNoise, carry_rows, set_free, unknown_ways
@@ -153,3 +154,22 @@ def test_a_teachers_clip_goes_where_its_prompt_sends_it():
     model.embed = lambda prompts: words
     assert torch.equal(model.sample_latents("a red car", seed=1), a)
     assert (model.sample_latents("a blue bus", seed=1) - a).abs().max() > 0.01
+
+
+def test_a_student_that_knows_no_places_is_run_as_if_nothing_moved():
+    """Whatever its teacher learnt."""
+    told = moving_model()
+    told.student_source = lambda: random_dit(seed=1)
+    plain = replace(told.cfg, view_noise=None)
+    a = told.session("a red car", seed=1).next_chunk()
+    told.cfg = plain
+    assert torch.equal(told.session("a red car", seed=1).next_chunk().latents, a.latents)
+    take = told.session("a red car", seed=1).take()
+    assert ways_of(take, moving_model()) == [] and ways_of(take, told) is None
+    told.student_source = told.teacher_source
+    told._student = None
+    chunks = []
+    for cfg in (plain, moving_model().cfg):
+        told.cfg = cfg
+        chunks.append(told.session("a red car", seed=1).next_chunk().latents)
+    assert (chunks[0] - chunks[1]).abs().max() > 0.01

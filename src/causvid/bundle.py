@@ -60,7 +60,7 @@ class ModelConfig:
     allow_empty_prompt: bool = False
     codec_folder: str | None = None  # where codec and text live when they are too large to copy
     text_folder: str | None = None
-    view_noise: ViewNoise | None = None  # noise that moves with the view, as both networks learnt it
+    view_noise: ViewNoise | None = None  # noise that moves with the view, for those networks that know of it
     recipes: dict[str, RolloutConfig] = field(default_factory=dict)  # other ways to run the same student, by name
 
 
@@ -151,9 +151,13 @@ class Model:
         """A prompt, projected once for every pass of the student that uses it."""
         return self.need_student().project_text(self.embed([prompt]))
 
-    def course(self, seed: int) -> Course | None:
-        """How the view of a stream that begins moves, where noise goes along with it."""
-        if self.cfg.view_noise is None:
+    def view_noise(self, network: VideoDiT) -> ViewNoise | None:
+        """How noise goes along with the view for teacher or student: where they know places, they learnt from it."""
+        return self.cfg.view_noise if network.cfg.parallax else None
+
+    def course(self, seed: int, network: VideoDiT) -> Course | None:
+        """How the view of a stream that begins moves, where noise goes along with it for this network."""
+        if self.view_noise(network) is None:
             return None
         if not isinstance(self.text, Navigator):
             raise UserError(
@@ -214,7 +218,7 @@ class Model:
         if steps < 1:
             raise UserError(f"sampling needs at least 1 step, got {steps}")
         shape = (1, self.latents_for(seconds), *self.latent_shape)
-        noise, travel, course = chunk_noise(seed, 0, 0, shape), None, self.course(seed)
+        noise, travel, course = chunk_noise(seed, 0, 0, shape), None, self.course(seed, self.need_teacher())
         if course is not None:
             travel = course.after(prompt).advance(shape[1])[0][None]
             noise = carry_rows(self.cfg.view_noise, noise, travel, [(seed, 0)])

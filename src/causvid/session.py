@@ -51,6 +51,7 @@ from causvid.stopwatch import Stopwatch
 from causvid.story import first_words, last_asked, next_part
 from causvid.take import ChunkNote, Cut, Event, EventKind, Kind, Take
 from causvid.text import Settler, Understood
+from causvid.view_noise import Course
 
 if TYPE_CHECKING:
     from causvid.bundle import Model
@@ -105,9 +106,8 @@ class Session:
         self._began = time.monotonic()
         self._texts: tuple[Text, TextMemory] | None = None
         self._source_text: tuple[str, TextMemory] | None = None
-        self.now = Situation.start(start, self._embed, model.course(seed))
+        self.now = Situation.start(start, self._embed, self._course(seed))
         self.now.options.apply(model.cfg.rollout)  # refuse what cannot be run now, not at the first chunk
-        model.need_student()
         self._rollout: Rollout | None = None  # its cache is allocated with the first chunk
         self._decoder: CodecStream = model.codec.decode_stream()
 
@@ -298,7 +298,7 @@ class Session:
         else:
             start, *asked = self.history.events
             self.history.events = [start]
-            self.now = Situation.start(start, self._embed, self.model.course(start.value["seed"]))
+            self.now = Situation.start(start, self._embed, self._course(start.value["seed"]))
             live = self._inputs.source is not None
             self._inputs.waiting.extend(e for e in asked if e.kind != "cut" and (live or e.kind != "source"))
         if (self.now if keep else self.asked).strength is None:
@@ -457,7 +457,7 @@ class Session:
         if event.kind == "start" and not self.num_chunks:
             start = replace(event, value=value | ({"story": plain} if plain else {}))
             self.history.events[0] = start
-            self.now = Situation.start(start, self._embed, self.model.course(value["seed"]))
+            self.now = Situation.start(start, self._embed, self._course(value["seed"]))
         else:
             self._ask("prompt", {"text": plain[told] if plain else value["text"], "mode": "keep", "blend": 0})
 
@@ -485,6 +485,9 @@ class Session:
     def _to_device(self, latents: Latents) -> Latents:
         return latents.to(device=self.model.device, dtype=self.model.dtype)
 
+    def _course(self, seed: int) -> Course | None:
+        return self.model.course(seed, self.model.need_student())
+
     def _new_rollout(self) -> Rollout:
         cfg = self.now.options.apply(self.model.cfg.rollout)
         model = self.model
@@ -495,7 +498,7 @@ class Session:
             seeds=(self.now.seed,),
             dtype=model.dtype,
             device=model.device,
-            view_noise=model.cfg.view_noise,
+            view_noise=model.view_noise(model.need_student()),
         )
 
     def _catch_up_passes(self) -> Passes[None]:

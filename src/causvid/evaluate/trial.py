@@ -112,7 +112,8 @@ def settings_of(model: Model, name: str, parts: dict[str, str], role: Role, step
     how = model.cfg.teacher
     if role == "teacher":
         guidance = how.guidance if guidance is None else guidance
-        return Settings(name, parts, role, steps or how.steps, guidance, view_noise=model.cfg.view_noise)
+        noise = model.view_noise(model.need_teacher())
+        return Settings(name, parts, role, steps or how.steps, guidance, view_noise=noise)
     if guidance is not None:
         raise UserError("a student is distilled from a guided teacher and has no guidance of its own; leave it out")
     rollout = model.cfg.rollout if steps is None else model.cfg.rollout.with_steps(steps)
@@ -125,7 +126,7 @@ def settings_of(model: Model, name: str, parts: dict[str, str], role: Role, step
         story=story,
         named=story and isinstance(model.text, Settler),
         first_sigmas=rollout.first_sigmas,
-        view_noise=model.cfg.view_noise,
+        view_noise=model.view_noise(model.need_student()),
     )
 
 
