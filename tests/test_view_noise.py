@@ -11,7 +11,7 @@ from causvid.render import ways_of
 from causvid.rollout import commit_chunk
 from causvid.rope import grid_rotation, rotate
 from causvid.view_noise import ViewNoise, carry_rows, set_free, unknown_ways
-from tiny_models import TINY, moving_model, random_dit
+from tiny_models import TINY, moving_model, random_dit, random_model
 
 ALL = ViewNoise(share=1.0, pixels=8)
 TRAVEL = torch.tensor([0.0, 1.0, 2.5, 2.5, 40.0, -3.25])
@@ -166,6 +166,8 @@ def test_a_student_that_knows_no_places_is_run_as_if_nothing_moved():
     assert torch.equal(told.session("a red car", seed=1).next_chunk().latents, a.latents)
     take = told.session("a red car", seed=1).take()
     assert ways_of(take, moving_model()) == [] and ways_of(take, told) is None
+    plainly = random_model()
+    assert ways_of(take, plainly) is None and plainly._student is None  # refining needs no student: it may be large
     told.student_source = told.teacher_source
     told._student = None
     chunks = []

@@ -151,10 +151,10 @@ def render_with_teacher(
 def ways_of(take: Take, model: Model) -> list[Tensor] | None:
     """How far the view had come at the frames of every chunk. None: this teacher is not told, or the student was not
     and let its view move as it liked."""
-    if model.student_source is not None and model.view_noise(model.need_student()) is None:
-        return None
     course, events, ways = model.course(take.seed, model.need_teacher()), deque(take.events), []
     if course is None:
+        return None
+    if model.student_source is not None and model.view_noise(model.need_student()) is None:
         return None
     for index, note in enumerate(take.chunks):
         while events and events[0].chunk <= index:

@@ -121,11 +121,9 @@ class VistaText(nn.Module):
         from causvid.worlds.vista.settling import settle
 
         settled = settle(parts, seed, before)
-        return (
-            settled
-            if not any(self.unknown_words(part) or self.num_lost_words(part) for part in settled)
-            else tuple(parts)
-        )
+        if any(self.unknown_words(part) or self.num_lost_words(part) for part in settled):
+            return tuple(parts)
+        return settled
 
     def course(self, seed: int, height: int) -> Course:
         """How the view moves in pictures of this many rows of latents, before anything is said."""
