@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from causvid.codecs.vista import VistaAutoencoder, VistaCodec, VistaCodecConfig
+from causvid.errors import UserError
 from causvid.stages import codec
 from causvid.stages.codec import ClipPool, CodecConfig, ConvMuon
 from causvid.tensor_files import read_tensors
@@ -149,3 +150,125 @@ def test_channels_are_as_large_as_they_count_in_the_picture():
     expected = expected / expected.square().mean().sqrt()
     torch.testing.assert_close(sizes, expected, rtol=0.05, atol=0)
     assert sizes.max() > 1.5 * sizes.min()
+
+
+def decoder_of(finished: Path, **changes) -> CodecConfig:
+    return replace(TINY, decoder_of=str(finished), **changes)
+
+
+MORE_BLOCKS = replace(TINY.model, decoder_blocks=(2, 1, 3))
+
+
+def test_a_decoder_goes_on_from_the_pictures_of_the_finished_one(tmp_path):
+    train(tmp_path / "first")
+    finished = VistaCodec.load(tmp_path / "first" / "weights" / "codec.safetensors", torch.float32)
+    grown = VistaAutoencoder(MORE_BLOCKS)
+    grown.start_from(finished.network)
+    latents = torch.randn(1, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    shown = VistaCodec(grown).decode(latents)
+    assert torch.equal(shown, finished.decode(latents)) and shown.std() > 0.05
+    assert VistaCodec(grown).identity() == finished.identity()
+
+
+def test_training_a_decoder_keeps_the_latents(tmp_path):
+    before = train(tmp_path / "first", replace(TINY, ema_decay=0.9), steps=30)
+    weights = tmp_path / "first" / "weights" / "codec.safetensors"
+    after = train(tmp_path / "more", decoder_of(weights, model=MORE_BLOCKS, ema_decay=0.9, max_noise=0.0), steps=60)
+    for name, value in before.items():
+        kept = not name.startswith(("decoder.", "expand."))
+        assert not kept or torch.equal(after[name], value), name
+    assert not torch.equal(after["expand.weight"], before["expand.weight"])
+    old, new = VistaCodec.load(weights), VistaCodec.load(tmp_path / "more" / "weights" / "codec.safetensors")
+    assert new.identity() == old.identity()
+    video = codec.video_from_frames([stripes(1000 + index, 9) for index in range(8)])
+    latents = old.encode(video)
+    assert codec.psnr(new.decode(latents), video) > codec.psnr(old.decode(latents), video) + 0.3
+
+
+def test_a_resumed_decoder_equals_an_uninterrupted_one(tmp_path):
+    train(tmp_path / "first")
+    cfg = decoder_of(tmp_path / "first" / "weights" / "codec.safetensors", optim=replace(TINY.optim, decay_from=1.0))
+    whole = train(tmp_path / "whole", cfg)
+    train(tmp_path / "parts", cfg, steps=3)
+    parts = train(tmp_path / "parts", cfg)
+    for name in whole:
+        assert torch.equal(whole[name], parts[name]), name
+
+
+def test_a_decoder_of_other_widths_or_fewer_blocks_is_refused(tmp_path):
+    train(tmp_path / "first", replace(TINY, model=MORE_BLOCKS), steps=1)
+    weights = tmp_path / "first" / "weights" / "codec.safetensors"
+    for model in (TINY.model, replace(MORE_BLOCKS, decoder_widths=(8, 8, 16))):
+        with pytest.raises(UserError, match="can only have more decoder_blocks"):
+            train(tmp_path / "more", decoder_of(weights, model=model))
+
+
+def test_another_encoder_or_other_statistics_are_other_latents(tmp_path):
+    train(tmp_path / "first")
+    weights = tmp_path / "first" / "weights" / "codec.safetensors"
+    network = VistaCodec.load(weights, torch.float32).network
+    identity = VistaCodec.load(weights, torch.float32).identity()
+    with torch.no_grad():
+        network.latent_std[0] *= 1.01
+    assert VistaCodec(network).identity() != identity
+
+
+class Halver:
+    """A teacher under whose words latents end at half of what they began as."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[str], float]] = []
+
+    def __call__(self, latents, captions, level, noise):
+        assert len(latents) == len(captions) == len(noise)
+        self.asked.append((captions, level))
+        return latents / 2
+
+
+def test_a_share_of_the_clips_is_made_anew_under_their_captions(tmp_path, monkeypatch):
+    train(tmp_path / "first", steps=1)
+    halver = Halver()
+    monkeypatch.setattr(codec, "Remaker", lambda folder: halver)
+    cfg = decoder_of(tmp_path / "first" / "weights" / "codec.safetensors", made_by="a teacher", made_share=0.5)
+    world = {"clips": stripes, "held_out": stripes, "captions": lambda index: f"clip {index}"}
+    seen = []
+    plain = codec.codec_loss
+
+    def watched(network, video, noise, size_weight, motion_weight, remake):
+        latents = network.encode(codec.groups_from_video(video), [])[0]
+        seen.append((video, latents, remake(latents.clone())))
+        return plain(network, video, noise, size_weight, motion_weight)
+
+    monkeypatch.setattr(codec, "codec_loss", watched)
+    codec.train(cfg, tmp_path / "more", steps=20, **world)
+    remade = 0
+    for _, latents, made in seen:
+        for before, after in zip(latents, made):
+            halved = torch.equal(after, before / 2)
+            assert halved or torch.equal(after, before)
+            if halved:
+                remade += 1
+    assert 10 <= remade <= 30  # of 40
+    named = [caption for captions, _ in halver.asked for caption in captions]
+    assert len(named) == remade and all(0 <= level < cfg.made_from for _, level in halver.asked)
+    # and the captions are those of the clips: each named clip is among those that were seen
+    for caption in named:
+        frames = stripes(int(caption.removeprefix("clip ")), codec.POOL_FRAMES)
+        whole = codec.video_from_frames([frames])[0]
+        windows = [whole[start : start + 5] for start in range(codec.POOL_FRAMES - 4)]
+        assert any(torch.equal(window, clip) for video, _, _ in seen for clip in video for window in windows)
+
+
+def test_a_teacher_makes_latents_anew_close_to_what_they_were():
+    clips, captions = codec.vista_clips("val"), codec.vista_captions("val")
+    latents = VistaCodec.load_packaged().encode(codec.video_from_frames([clips(index, 13) for index in range(4)]))
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+    remaker, said = codec.Remaker("src/causvid/weights/vista"), [captions(index) for index in range(4)]
+    assert (remaker(latents, said, 1e-3, noise) - latents).abs().max() < 0.02
+    error = (remaker(latents, said, 0.3, noise) - latents).square().mean()
+    assert 0.01 < error < (0.3 / 0.7) ** 2 / 2  # at most half of what the noise left of it
+
+
+def test_a_teacher_needs_the_codec_that_it_knows(tmp_path):
+    with pytest.raises(UserError, match="made_by needs decoder_of"):
+        train(tmp_path, replace(TINY, made_by="src/causvid/weights/vista"))

@@ -11,11 +11,12 @@ Latents have mean 0, and each channel the deviation with which it counts in the 
 that are kept with the weights.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import as_file, files
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from causvid.tensor_files import load_strictly, read_file, write_tensors
 TIME_FACTOR = 4
 SPACE_FACTOR = 8
 GROUP_CHANNELS = 3 * TIME_FACTOR
+DECODING = ("decoder.", "expand.")  # names of what turns latents into pictures begin with these
 
 Memory = list[Tensor]  # the last input [B, C, H, W] of every remembering block, in order; empty before the first group
 
@@ -158,6 +160,19 @@ class VistaAutoencoder(nn.Module):
         self.expand.weight.copy_((kept * scale)[..., None, None])
         self.expand.bias.copy_(mean)
 
+    def start_from(self, other: "VistaAutoencoder") -> None:
+        """The same latents and pictures as another's, from which more blocks may go on: those it lacks do nothing."""
+        for mine, theirs in zip(levels(self.decoder), levels(other.decoder), strict=True):
+            for layer, finished in zip(mine, theirs):
+                layer.load_state_dict(finished.state_dict())
+        shared = {name: value for name, value in other.state_dict().items() if not name.startswith("decoder.")}
+        self.load_state_dict({**self.state_dict(), **shared})
+
+
+def levels(layers: nn.ModuleList) -> list[list[nn.Module]]:
+    """Layers as runs of blocks, and of what stands between those."""
+    return [list(run) for _, run in groupby(layers, lambda layer: isinstance(layer, Block))]
+
 
 def stacked(x: Tensor) -> Tensor:
     """[B, T, C, H, W] -> [B*T, C, H, W], in the memory layout that convolutions are fastest in."""
@@ -228,6 +243,14 @@ class VistaCodec:
         about = {"config": json.dumps(config.to_json(self.network.cfg))}
         with all_or_nothing(path.parent) as temporary:
             write_tensors(temporary(path.name), self.network.state_dict(), about, dtype)
+
+    def identity(self) -> str:
+        """Of its latents: a codec that differs in its decoder alone only shows them differently."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.network.state_dict().items()):
+            if not name.startswith(DECODING):
+                digest.update(name.encode() + value.float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def to(self, device: torch.device | str) -> "VistaCodec":
         """Move the weights; streams that are running keep their history where it was, so start new ones."""

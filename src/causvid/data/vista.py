@@ -1,6 +1,5 @@
 """Vista's clips for training: which scenes go into which pool, and what a patch is said to show."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -131,10 +130,9 @@ def make_vista_cache(
 
 def codec_identity() -> str:
     """Latents of one codec mean nothing to another."""
-    from importlib.resources import files
+    from causvid.codecs.vista import VistaCodec
 
-    weights = (files("causvid") / "weights" / "vista" / "codec.safetensors").read_bytes()
-    return f"vista {hashlib.sha256(weights).hexdigest()[:16]}"
+    return f"vista {VistaCodec.load_packaged().identity()}"
 
 
 def _figure(hero: str) -> int:

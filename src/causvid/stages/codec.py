@@ -1,6 +1,6 @@
 """The Vista codec, trained on clips rendered while it trains: reconstruction, with noise on its latents.
 
-Reads:  the renderer, no files.
+Reads:  the renderer; to train a decoder further the codec it is of, and a teacher whose latents it learns to show.
 Writes: a run folder; weights/codec.safetensors holds the averaged weights with the statistics of their latents.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from causvid import flow, sample
+from causvid.checkpoints import load_dit
 from causvid.codecs.vista import (
+    DECODING,
     PACKAGED,
     VistaAutoencoder,
     VistaCodec,
@@ -29,6 +32,7 @@ from causvid.codecs.vista import (
 from causvid.errors import UserError
 from causvid.noise import seeded
 from causvid.shapes import Frames, Latents, Scalar, Video
+from causvid.stages.sources import Network, frozen, network_file, read_words
 from causvid.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from causvid.training.cpu import fast_training
 from causvid.training.ema import EMA
@@ -44,6 +48,8 @@ DETAIL_POWER = 0.7  # (ours) 0: all channels of one size; 1: sizes as they count
 NUDGE = 0.3  # of a channel's deviation, to see how it counts
 
 Clips = Callable[[int, int], Frames]  # (index, num_frames) -> a clip; the same index is always the same clip
+Captions = Callable[[int], str]  # what the clip of this index shows
+Remake = Callable[[Latents], Latents]
 
 # ---- config --------------------------------------------------------------------------------------------------------
 
@@ -58,6 +64,15 @@ class CodecConfig:
     pool: int = 384  # rendered clips to draw from; one is replaced at every step
     max_noise: float = 0.1  # on the latents the decoder learns from, in units of about their deviation
     size_weight: float = 0.003  # of the latents' mean square; without it they would outgrow the noise
+    motion_weight: float = 0.25  # of differences along time
+    # A finished codec whose latents are kept: only its decoder goes on learning, and may have more blocks than it had.
+    # Networks that learnt these latents still fit.
+    decoder_of: str | None = None
+    # A teacher (its folder of weights) of the same latents, which makes this share of the clips anew from up to this
+    # level: in use, a decoder is shown what a network made, whose detail does not quite follow what moves.
+    made_by: str | None = None
+    made_share: float = 0.6
+    made_from: float = 0.35
     ema_decay: float = 0.998
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     seed: int = 0
@@ -67,7 +82,17 @@ class CodecConfig:
 
 # One CPU core, 35 minutes.
 VISTA = CodecConfig(model=PACKAGED, optim=OptimConfig(lr=3e-3, weight_decay=0.0, warmup=50, decay_from=0.0))
-PRESETS = {"vista": VISTA}
+# Of the packaged codec; its own latents are learnt from with more noise, as networks never get them quite right.
+VISTA_DECODER = replace(
+    VISTA,
+    model=replace(PACKAGED, decoder_blocks=(3, 3, 1)),
+    optim=replace(VISTA.optim, lr=2e-3),
+    max_noise=0.15,
+    motion_weight=0.75,
+    decoder_of="src/causvid/weights/vista/codec.safetensors",
+    made_by="src/causvid/weights/vista",
+)
+PRESETS = {"vista": VISTA, "vista-decoder": VISTA_DECODER}
 
 
 def vista_clips(split: str) -> Clips:
@@ -81,10 +106,17 @@ def vista_clips(split: str) -> Clips:
     return clip
 
 
+def vista_captions(split: str) -> Captions:
+    from causvid.worlds import vista
+    from causvid.worlds.vista.captions import caption
+
+    return lambda index: caption(vista.sample_scene(index, split), index, split)
+
+
 # ---- losses --------------------------------------------------------------------------------------------------------
 
 
-def reconstruction_loss(output: Video, target: Video) -> Scalar:
+def reconstruction_loss(output: Video, target: Video, motion_weight: float = 0.25) -> Scalar:
     """Absolute and squared errors of pixels, and absolute errors of their differences along x, y and time.
 
     Edges and motion are what heroes are made of, and most pixels are neither.
@@ -95,16 +127,25 @@ def reconstruction_loss(output: Video, target: Video) -> Scalar:
         (error.square() + 1e-4).sqrt().mean()
         + 5 * error.square().mean()
         + 0.5 * across
-        + 0.25 * error.diff(dim=1).abs().mean()
+        + motion_weight * error.diff(dim=1).abs().mean()
     )
 
 
-def codec_loss(network: VistaAutoencoder, video: Video, noise: Latents, size_weight: float) -> tuple[Scalar, Scalar]:
-    """The loss and its mean squared error alone; `noise` is added to the latents."""
+def codec_loss(
+    network: VistaAutoencoder,
+    video: Video,
+    noise: Latents,
+    size_weight: float,
+    motion_weight: float = 0.25,
+    remake: Remake | None = None,
+) -> tuple[Scalar, Scalar]:
+    """The loss and its mean squared error alone; `noise` is added to the latents, after they were made anew."""
     latents, _ = network.encode(groups_from_video(video), [])
+    if remake is not None:
+        latents = remake(latents)
     groups, _ = network.decode(latents + noise, [])
     output = video_from_groups(groups.float())
-    loss = reconstruction_loss(output, video) + size_weight * latents.square().mean()
+    loss = reconstruction_loss(output, video, motion_weight) + size_weight * latents.square().mean()
     return loss, (output.detach() - video).square().mean()
 
 
@@ -112,6 +153,24 @@ def draw_noise(shape: tuple[int, ...], largest: float, rng: torch.Generator) -> 
     """One level per clip, mostly small, up to `largest`."""
     level = torch.rand(shape[0], 1, 1, 1, 1, generator=rng).square() * largest
     return level * torch.randn(shape, generator=rng)
+
+
+class Remaker:
+    """Noises latents part of the way, and lets a teacher denoise them, as if it had made them."""
+
+    STEP = 0.12  # of levels, at most
+
+    def __init__(self, folder: str) -> None:
+        file = network_file(Path(folder), "teacher")
+        self.network = Network(frozen(load_dit(file), "bfloat16"), "bfloat16")
+        self.words = read_words(folder, torch.device("cpu"))
+
+    @torch.no_grad()
+    def __call__(self, latents: Latents, captions: list[str], level: float, noise: Latents) -> Latents:
+        count, text = math.ceil(level / self.STEP), self.words(captions)
+        x = flow.add_noise(latents, noise, torch.full(latents.shape[:2], level))
+        levels = [level * (count - i) / count for i in range(count + 1)]
+        return sample.euler(lambda x_t, sigma: self.network(x_t, sigma, text), x, levels)
 
 
 # ---- data ----------------------------------------------------------------------------------------------------------
@@ -131,10 +190,13 @@ class ClipPool:
         self.frames[self.step % size] = self.clips(self.step + size, POOL_FRAMES)
         self.step += 1
 
-    def batch(self, count: int, num_frames: int, rng: torch.Generator) -> Video:
-        places = torch.randint(len(self.frames), (count,), generator=rng).tolist()
+    def batch(self, count: int, num_frames: int, rng: torch.Generator) -> tuple[Video, list[int]]:
+        """Windows of clips drawn from here, and the indices of the clips."""
+        size = len(self.frames)
+        places = torch.randint(size, (count,), generator=rng).tolist()
         starts = torch.randint(POOL_FRAMES - num_frames + 1, (count,), generator=rng).tolist()
-        return video_from_frames([self.frames[p][s : s + num_frames] for p, s in zip(places, starts)])
+        video = video_from_frames([self.frames[p][s : s + num_frames] for p, s in zip(places, starts)])
+        return video, [self.step + (place - self.step) % size for place in places]
 
 
 def video_from_frames(clips: Iterable[Frames]) -> Video:
@@ -214,11 +276,24 @@ class ConvMuon(Optimizer):
         return p.grad.lerp(state["momentum"], momentum).flatten(1)
 
 
+def keep_latents_of(path: Path, network: VistaAutoencoder) -> None:
+    """Start `network` as this codec. Only its decoder will learn; blocks that the codec lacks begin as nothing."""
+    finished = VistaCodec.load(path, torch.float32).network
+    ours, theirs = network.cfg, finished.cfg
+    more = all(mine >= blocks for mine, blocks in zip(ours.decoder_blocks, theirs.decoder_blocks))
+    if not more or replace(ours, decoder_blocks=theirs.decoder_blocks) != theirs:
+        raise UserError(f"{path} is {theirs}; what goes on from it can only have more decoder_blocks, not be {ours}.")
+    network.start_from(finished)
+    for name, p in network.named_parameters():
+        p.requires_grad_(name.startswith(DECODING))
+
+
 def build_optimizers(cfg: CodecConfig, network: VistaAutoencoder) -> dict[str, Optimizer]:
     deep: list[Tensor] = []
     others: list[Tensor] = []
     for name, p in network.named_parameters():
-        (deep if p.ndim == 4 and name.startswith(("encoder.", "decoder.")) else others).append(p)
+        if p.requires_grad:
+            (deep if p.ndim == 4 and name.startswith(("encoder.", "decoder.")) else others).append(p)
     return {
         "muon": ConvMuon(deep, cfg.optim.lr, cfg.optim.momentum),
         "adamw": AdamW(others, cfg.optim.lr, cfg.optim.betas, weight_decay=0.0),
@@ -233,10 +308,12 @@ def train(
     steps: int | None = None,
     clips: Clips | None = None,
     held_out: Clips | None = None,
+    captions: Captions | None = None,
 ) -> Path:
     """Train until the budget is used up, or resume and do so. Returns the weight file, or the folder of a run that was
     interrupted; `clips`: the world Vista."""
-    sitting = Sitting(cfg, run_dir, clips or vista_clips("train"), held_out or vista_clips("val"))
+    world = clips or vista_clips("train"), held_out or vista_clips("val"), captions or vista_captions("train")
+    sitting = Sitting(cfg, run_dir, *world)
     finished = take_steps(
         sitting,
         Budget(minutes, steps, sitting.seconds),
@@ -250,17 +327,22 @@ def train(
 class Sitting:
     """Everything that a run holds between two steps."""
 
-    def __init__(self, cfg: CodecConfig, run_dir: Path, clips: Clips, held_out: Clips) -> None:
-        self.cfg, self.clips, self.held_out = cfg, clips, held_out
-        self.run = Run(run_dir, cfg, data="rendered clips")
+    def __init__(self, cfg: CodecConfig, run_dir: Path, clips: Clips, held_out: Clips, captions: Captions) -> None:
+        self.cfg, self.clips, self.held_out, self.captions = cfg, clips, held_out, captions
         torch.manual_seed(cfg.seed)
         self.network = VistaAutoencoder(cfg.model)
+        if cfg.decoder_of is not None:
+            keep_latents_of(Path(cfg.decoder_of), self.network)
+        elif cfg.made_by is not None:
+            raise UserError("made_by needs decoder_of: a teacher knows the latents of a finished codec alone.")
+        self.remaker = Remaker(cfg.made_by) if cfg.made_by is not None else None
+        self.run = Run(run_dir, cfg, data="rendered clips")
         self.step, self.seconds = 0, 0.0
         checkpoint = self.run.checkpoint
         self.run.status(f"rendering {cfg.pool} clips to draw from")
         self.pool = ClipPool(clips, cfg.pool, checkpoint.step if checkpoint else 0)
-        if checkpoint is None:
-            examples = self.pool.batch(min(cfg.pool, 256), POOL_FRAMES, seeded(cfg.seed))
+        if checkpoint is None and cfg.decoder_of is None:
+            examples, _ = self.pool.batch(min(cfg.pool, 256), POOL_FRAMES, seeded(cfg.seed))
             self.network.start_from_principal_components(groups_from_video(examples)[:, 1:])
         self.ema = EMA(deepcopy(self.network), cfg.ema_decay)
         self.modules = {"codec": self.network, "ema": self.ema.averages}
@@ -271,11 +353,12 @@ class Sitting:
 
     def take_step(self, progress: float) -> None:
         cfg, rng = self.cfg, seeded(self.cfg.seed, self.step)
-        video = self.pool.batch(cfg.batch, 1 + 4 * (cfg.num_latents - 1), rng)
+        video, indices = self.pool.batch(cfg.batch, 1 + 4 * (cfg.num_latents - 1), rng)
         latents = (cfg.batch, cfg.num_latents, cfg.model.latent_channels, video.shape[3] // 8, video.shape[4] // 8)
         noise = draw_noise(latents, cfg.max_noise, rng)
         with fast_training(torch.device("cpu"), getattr(torch, cfg.dtype)):
-            loss, error = codec_loss(self.network, video, noise, cfg.size_weight)
+            remake = self.remake(indices, rng) if self.remaker else None
+            loss, error = codec_loss(self.network, video, noise, cfg.size_weight, cfg.motion_weight, remake)
         loss.backward()
         norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), cfg.optim.clip))
         if not math.isfinite(norm):
@@ -289,6 +372,21 @@ class Sitting:
         self.errors.append(float(error))
         if self.step % LOG_EVERY == 0:
             self.report(progress, float(loss.detach()), rate, norm)
+
+    def remake(self, indices: list[int], rng: torch.Generator) -> Remake:
+        """What makes a share of these clips anew, all from one level."""
+        chosen = torch.rand(len(indices), generator=rng) < self.cfg.made_share
+        level = self.cfg.made_from * float(torch.rand((), generator=rng))
+        captions = [self.captions(index) for index, is_chosen in zip(indices, chosen) if is_chosen]
+
+        def remade(latents: Latents) -> Latents:
+            assert self.remaker is not None
+            noise, latents = torch.randn(latents.shape, generator=rng), latents.float()
+            if captions and level > 0:
+                latents[chosen] = self.remaker(latents[chosen], captions, level, noise[chosen])
+            return latents
+
+        return remade
 
     def report(self, progress: float, loss: float, rate: float, norm: float) -> None:
         quality = 10 * math.log10(4 / (sum(self.errors) / len(self.errors)))
@@ -319,10 +417,11 @@ class Sitting:
         self.run.status(f"step {self.step}: {sum(quality) / num_clips:.2f} dB on held-out clips; see {file}")
 
     def freeze(self) -> Path:
-        """The averaged weights, calibrated on clips that it never trained on, as the file that others load."""
+        """The averaged weights as the file that others load; new latents are calibrated on clips never trained on."""
         network = deepcopy(self.ema.averages)
-        count = min(CALIBRATION_CLIPS, self.cfg.pool)
-        calibrate(network, (video_from_frames([self.held_out(1000 + i, POOL_FRAMES)]) for i in range(count)))
+        if self.cfg.decoder_of is None:
+            count = min(CALIBRATION_CLIPS, self.cfg.pool)
+            calibrate(network, (video_from_frames([self.held_out(1000 + i, POOL_FRAMES)]) for i in range(count)))
         file = self.run.folder / "weights" / "codec.safetensors"
         VistaCodec(network).save(file)
         return file
