@@ -32,7 +32,7 @@ VISTA_DIT_WIDE = replace(VISTA_DIT, width=384, ffn_width=1536, num_heads=6, num_
 # Told how the view moves (docs/log.md, 2026-11-22): scenery at half of the picture's height and above is far away, then
 # come the middle and the ground, and every head goes along with one of these or with the view (worlds/vista/scenery.py)
 VISTA_NOISE = ViewNoise(share=0.8, parallax=(0.12, 0.12, 0.12, 0.12, 0.4, 0.4, 1.0, 1.0))
-VISTA_MOVING_DIT = replace(VISTA_DIT, parallax=(0.0, 0.12, 0.4, 1.0))
+VISTA_MOVING_DIT = replace(VISTA_DIT, ffn_width=2048, parallax=(0.0, 0.12, 0.4, 1.0))
 
 VISTA_TEXT = VistaTextConfig(width=192, ffn_width=768, num_layers=2, num_heads=4, length=64)
 

@@ -18,7 +18,7 @@ from causvid import flow
 from causvid.chunks import chunk_bounds
 from causvid.data.clips import Clip, PoolSpec, write_shard
 from causvid.errors import UserError
-from causvid.models.dit import VideoDiTConfig
+from causvid.models.dit import VideoDiT, VideoDiTConfig
 from causvid.stages import teacher
 from causvid.stages.teacher import (
     NUM_MOTIONS,
@@ -308,6 +308,26 @@ def test_starting_from_finished_weights(data, tmp_path):
     again.take_step(0.5)
     with pytest.raises(UserError, match="not a checkpoint"):
         Sitting(config(data, init=str(tmp_path)), tmp_path / "third", torch.device("cpu"), WORLD)
+
+
+def test_a_wider_network_begins_as_the_finished_one(data, tmp_path):
+    weights = teacher.train(config(data), tmp_path / "first", steps=3, world=WORLD)
+    size = config(data).model
+    finished = VideoDiT(size)
+    finished.load_state_dict(read_tensors(weights / "teacher.safetensors"))
+
+    def started(name: str, channels: int) -> Sitting:
+        cfg = config(data, model=replace(size, ffn_width=size.ffn_width + channels), init=str(weights))
+        return Sitting(cfg, tmp_path / name, torch.device("cpu"), WORLD)
+
+    wide = started("wide", 24)
+    x, sigma = torch.randn(2, 3, size.out_channels, 4, 4), torch.full((2, 3), 0.5)
+    text = wide.teacher.text(["red car", ""])
+    torch.testing.assert_close(wide.teacher.model(x, sigma, text), finished(x, sigma, text))
+    wide.take_step(0.5)  # and what was added learns
+    assert wide.teacher.model.blocks[0].ffn[2].weight[:, -24:].abs().max() > 0
+    with pytest.raises(UserError, match=r"teacher\.safetensors"):
+        started("narrow", -8)
 
 
 def test_a_diverging_run_stops_in_words(data, tmp_path):

@@ -237,12 +237,26 @@ class Teacher(nn.Module):
         for network, name in ((self.model, "teacher"), (self.text, "text")):
             file = folder / f"{name}.safetensors"
             state = {key: value.float() for key, value in read_tensors(file).items()}
-            load_strictly(network, state, str(file))
+            load_strictly(network, with_more_channels(state, network) if name == "teacher" else state, str(file))
 
     def shard(self) -> Teacher:
         parallel.shard(self.model, self.model.blocks)
         parallel.shard(self.text)
         return self
+
+
+def with_more_channels(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """A state whose feed-forward layers are as wide as those of `network`. Channels that it lacks read what they were
+    drawn to read, and write nothing yet: the network does what it did."""
+    grown = dict(state)
+    for name, fresh in network.state_dict().items():
+        old = state.get(name)
+        if ".ffn." not in name or old is None or old.ndim != fresh.ndim:
+            continue
+        if all(before <= now for before, now in zip(old.shape, fresh.shape)):
+            grown[name] = torch.zeros_like(fresh) if name.endswith("ffn.2.weight") else fresh.clone()
+            grown[name][tuple(slice(0, size) for size in old.shape)] = old
+    return grown
 
 
 def train(
