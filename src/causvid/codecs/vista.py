@@ -55,7 +55,7 @@ PACKAGED = VistaCodecConfig(
     encoder_widths=(32, 96, 160),
     encoder_blocks=(1, 1, 1),
     decoder_widths=(48, 128, 192),
-    decoder_blocks=(1, 2, 1),
+    decoder_blocks=(3, 3, 1),
 )
 
 

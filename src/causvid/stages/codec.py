@@ -85,7 +85,6 @@ VISTA = CodecConfig(model=PACKAGED, optim=OptimConfig(lr=3e-3, weight_decay=0.0,
 # Of the packaged codec; its own latents are learnt from with more noise, as networks never get them quite right.
 VISTA_DECODER = replace(
     VISTA,
-    model=replace(PACKAGED, decoder_blocks=(3, 3, 1)),
     optim=replace(VISTA.optim, lr=2e-3),
     max_noise=0.15,
     motion_weight=0.75,
