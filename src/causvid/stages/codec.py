@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -135,7 +136,7 @@ def codec_loss(
     video: Video,
     noise: Latents,
     size_weight: float,
-    motion_weight: float = 0.25,
+    motion_weight: float,
     remake: Remake | None = None,
 ) -> tuple[Scalar, Scalar]:
     """The loss and its mean squared error alone; `noise` is added to the latents, after they were made anew."""
@@ -168,7 +169,7 @@ class Remaker:
     def __call__(self, latents: Latents, captions: list[str], level: float, noise: Latents) -> Latents:
         count, text = math.ceil(level / self.STEP), self.words(captions)
         x = flow.add_noise(latents, noise, torch.full(latents.shape[:2], level))
-        levels = [level * (count - i) / count for i in range(count + 1)]
+        levels = [level * sigma for sigma in flow.sigma_grid(count)]
         return sample.euler(lambda x_t, sigma: self.network(x_t, sigma, text), x, levels)
 
 
@@ -356,7 +357,7 @@ class Sitting:
         latents = (cfg.batch, cfg.num_latents, cfg.model.latent_channels, video.shape[3] // 8, video.shape[4] // 8)
         noise = draw_noise(latents, cfg.max_noise, rng)
         with fast_training(torch.device("cpu"), getattr(torch, cfg.dtype)):
-            remake = self.remake(indices, rng) if self.remaker else None
+            remake = partial(self.remake, self.remaker, indices, rng) if self.remaker else None
             loss, error = codec_loss(self.network, video, noise, cfg.size_weight, cfg.motion_weight, remake)
         loss.backward()
         norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), cfg.optim.clip))
@@ -372,20 +373,15 @@ class Sitting:
         if self.step % LOG_EVERY == 0:
             self.report(progress, float(loss.detach()), rate, norm)
 
-    def remake(self, indices: list[int], rng: torch.Generator) -> Remake:
-        """What makes a share of these clips anew, all from one level."""
+    def remake(self, remaker: Remaker, indices: list[int], rng: torch.Generator, latents: Latents) -> Latents:
+        """The latents of these clips, a share of them made anew, all from one level."""
         chosen = torch.rand(len(indices), generator=rng) < self.cfg.made_share
         level = self.cfg.made_from * float(torch.rand((), generator=rng))
         captions = [self.captions(index) for index, is_chosen in zip(indices, chosen) if is_chosen]
-
-        def remade(latents: Latents) -> Latents:
-            assert self.remaker is not None
-            noise, latents = torch.randn(latents.shape, generator=rng), latents.float()
-            if captions and level > 0:
-                latents[chosen] = self.remaker(latents[chosen], captions, level, noise[chosen])
-            return latents
-
-        return remade
+        noise = torch.randn(latents.shape, generator=rng)
+        if captions and level > 0:
+            latents[chosen] = remaker(latents[chosen], captions, level, noise[chosen])
+        return latents
 
     def report(self, progress: float, loss: float, rate: float, norm: float) -> None:
         quality = 10 * math.log10(4 / (sum(self.errors) / len(self.errors)))
