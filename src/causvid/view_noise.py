@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -84,6 +84,7 @@ def set_free(travel: Tensor, share: float, rng: torch.Generator) -> Tensor:
     return travel.masked_fill(free, float("nan"))
 
 
+@runtime_checkable
 class Course(Protocol):
     """How the view of a stream moves, as a value: what is asked for decides, and time."""
 

@@ -213,7 +213,7 @@ def test_another_encoder_or_other_statistics_are_other_latents(tmp_path):
     assert VistaCodec(network).identity() != identity
 
 
-class Halver:
+class Halver(codec.Remaker):
     """A teacher under whose words latents end at half of what they began as."""
 
     def __init__(self) -> None:
