@@ -9,6 +9,7 @@ import pytest
 from causvid import cli, cli_options
 from causvid.cli_options import tell_named
 from causvid.errors import UserError
+from causvid.training import parallel
 from tiny_models import moving_model
 
 
@@ -77,6 +78,19 @@ def test_mistakes_get_one_sentence_and_leave_nothing(tmp_path, arguments, messag
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("causvid: ") and message in lines[0], result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["train", "nothing"], 1)])
+def test_one_of_several_processes_leaves_without_taking_the_interpreter_down(monkeypatch, arguments, code):
+    left = []
+    monkeypatch.setattr(parallel, "leave", left.append)
+    monkeypatch.setattr(sys, "argv", ["causvid", *arguments])
+    for several in (False, True):
+        if several:
+            monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == code and left == [code] * several
 
 
 def test_wrong_usage_has_its_own_exit_code():

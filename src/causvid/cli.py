@@ -245,7 +245,19 @@ def join_times(arguments: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Entry point: user mistakes become one sentence, and nobody is shown a traceback unless they ask for it."""
+    """Entry point."""
+    try:
+        _run()
+    except SystemExit as end:
+        if "WORLD_SIZE" in os.environ and isinstance(end.code, int):
+            from causvid.training import parallel
+
+            parallel.leave(end.code)
+        raise
+
+
+def _run() -> None:
+    """User mistakes become one sentence, and nobody is shown a traceback unless they ask for it."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve each other on a busy machine
     try:
         app(join_times(sys.argv[1:]))

@@ -436,10 +436,8 @@ def worker(rank: int, port: int, world: Path, folder: Path) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0")
     torch.set_num_threads(1)
     parallel.start()
-    try:
-        all_stages(world, folder / "two")
-    finally:
-        parallel.stop()
+    all_stages(world, folder / "two")
+    parallel.leave()
 
 
 def all_stages(world: Path, folder: Path) -> None:

@@ -353,10 +353,8 @@ def worker(rank: int, port: int, cfg: TeacherConfig, folder: Path) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0")
     torch.set_num_threads(1)
     parallel.start()
-    try:
-        teacher.train(cfg, folder, steps=3, world=WORLD)
-    finally:
-        parallel.stop()
+    teacher.train(cfg, folder, steps=3, world=WORLD)
+    parallel.leave()
 
 
 def test_two_processes_equal_one_on_the_union_batch(data, tmp_path):

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,7 @@ def worker(rank: int, ports: tuple[int, int], folder: Path) -> None:
                 work(rank, folder)
             finally:
                 parallel.stop()
+    parallel.leave()
 
 
 def two(rank: int, folder: Path) -> None:
@@ -157,6 +159,10 @@ def three(rank: int, folder: Path) -> None:
     load_checkpoint(checkpoint, modules=modules, optimizers=optimizers)
     assert all(torch.equal(value, expected[key]) for key, value in state_of(modules, optimizers).items())
     save_checkpoint(folder / "three", 3, modules=modules, optimizers=optimizers, state={}, about={})
+    if rank == 0:
+        time.sleep(0.2)  # so that the others have said by then what shall follow
+    told = torch.distributed.all_reduce(torch.ones(()), async_op=True)
+    told.get_future().then(lambda _: [time.sleep(0.01) for _ in range(500)])  # a thread of gloo is still at it
 
 
 def free_port() -> int:
