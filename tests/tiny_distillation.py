@@ -31,15 +31,15 @@ OPTIM = OptimConfig(lr=1e-3, muon=False, warmup=1)
 GALLERY = Gallery(["red car", "blue car"], lambda latents: latents[:, :, :3].repeat_interleave(4, dim=1))
 
 
-def write_weights_folder(folder: Path, name: str = "teacher", seed: int = 0) -> Path:
+def write_weights_folder(folder: Path, name: str = "teacher", seed: int = 0, model: VideoDiTConfig = MODEL) -> Path:
     """A random network whose every parameter matters, beside a text encoder."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = torch.Generator().manual_seed(seed)
-    model = VideoDiT(MODEL)
+    network = VideoDiT(model)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in network.parameters():
             parameter.normal_(std=0.2, generator=rng)
-    save_file(model.state_dict(), folder / f"{name}.safetensors")
+    save_file(network.state_dict(), folder / f"{name}.safetensors")
     torch.manual_seed(seed)
     text = VistaText(VistaTextConfig(16, 32, 1, 2, 6), ("red", "blue", "car"))
     save_file(text.state_dict(), folder / "text.safetensors", metadata=text.about())

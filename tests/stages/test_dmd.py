@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 
 from causvid.adapters import AdapterConfig
 from causvid.cache import KVCache
-from causvid.checkpoints import load_dit
+from causvid.checkpoints import config_metadata, load_dit
 from causvid.chunks import chunk_bounds
 from causvid.data.prompts import Script, one_prompt
 from causvid.errors import UserError
@@ -30,6 +30,7 @@ from causvid.stages.dmd_losses import student_loss
 from causvid.stages.memory import bytes_saved, memory_need
 from causvid.stages.self_rollout import roll_out
 from causvid.stages.sources import Network
+from causvid.tensor_files import read_file, read_tensors
 from causvid.training import parallel
 from causvid.view_noise import unknown_ways
 from tiny_distillation import (
@@ -380,7 +381,33 @@ def test_adapters_start_from_a_given_student(world, tmp_path, capsys):
     torch.testing.assert_close(layer.delta(), change, atol=1e-5, rtol=1e-5)
 
 
+def test_a_larger_teacher_teaches_a_smaller_student(world, tmp_path):
+    """The critic has the teacher's size; what is written is the student, in its own."""
+    small = replace(MODEL, num_layers=1)
+    start = write_weights_folder(tmp_path / "start", "student", seed=1, model=small)
+    cfg = dmd_config(world, student_model=small, init=str(start))
+    sitting = Sitting(cfg, tmp_path / "run", CPU, GALLERY)
+    actors = sitting.actors
+    assert [len(actor.model.blocks) for actor in (actors.teacher, actors.critic, actors.student)] == [2, 2, 1]
+    weights = dmd.train(cfg, tmp_path / "run", steps=1, gallery=GALLERY)
+    state, about = read_file(weights / "student.safetensors")
+    assert about == config_metadata(small) and not any(".blocks.1." in f".{name}" for name in state)
+    before = read_tensors(start / "student.safetensors")
+    assert state.keys() == before.keys() and any(not torch.equal(state[name], before[name]) for name in state)
+    counted = {deep: memory_need(replace(cfg, model=replace(MODEL, num_layers=deep)), 1) for deep in (1, 2, 40)}
+    layer = counted[2].weights - counted[1].weights
+    assert counted[40].weights - counted[1].weights == pytest.approx(39 * layer)
+    assert counted[40].activations > counted[2].activations  # the critic's, which a small one's do not count beside
+
+
 def test_mistakes_are_told(world, tmp_path):
+    small = replace(MODEL, num_layers=1)
+    for changes, message in (
+        ({"init": None}, "set init to one from ode-init"),
+        ({"adapter": AdapterConfig(rank=2)}, "leave out student_model, or adapter"),
+    ):
+        with pytest.raises(UserError, match=message):
+            dmd_config(world, student_model=small, **changes).check()
     with pytest.raises(UserError, match="set data to a folder of latents, or set input=self"):
         dmd.train(dmd_config(world, input="data", data=None), tmp_path, steps=1, gallery=GALLERY)
     with pytest.raises(UserError, match="a replay of 1 videos is smaller than a batch"):

@@ -70,6 +70,7 @@ class DMDConfig:
     critic_optim: OptimConfig
     batch: int
     guidance: float  # on the teacher; 1 is none. What other code calls w is this minus 1
+    student_model: VideoDiTConfig | None = None  # None: of the teacher's size; else a student that `init` has begun
     guide: str | None = None  # weights of a worse teacher, for the pass of guidance that has no caption; None: the same
     input: Literal["data", "self"] = "data"  # noised clips (paper, Algorithm 1), or the student's own past
     exit: Literal["shared", "per chunk", "last"] = "shared"  # self: which step of a chunk learns
@@ -101,6 +102,11 @@ class DMDConfig:
     sample_minutes: float = 10.0
     candidates: int = 12  # students kept for choosing the best one
 
+    @property
+    def made(self) -> VideoDiTConfig:
+        """The student's size."""
+        return self.student_model or self.model
+
     def check(self) -> None:
         if self.input == "data" and self.data is None:
             raise UserError("input=data noises real clips; set data to a folder of latents, or set input=self.")
@@ -117,6 +123,10 @@ class DMDConfig:
                 f"changing={self.changing} and foretold={self.foretold} are shares of the same clips; "
                 "let them sum to 1 at most."
             )
+        if self.student_model is not None and self.adapter is not None:
+            raise UserError("adapters are on one network of the teacher's size; leave out student_model, or adapter.")
+        if self.student_model is not None and self.init is None:
+            raise UserError("a student of another size cannot start as its teacher; set init to one from ode-init.")
         if self.critic is not None and self.adapter is not None:
             raise UserError("a critic that is an adapter starts with the teacher's weights; leave out critic.")
         if 0 < self.replay < self.batch:
@@ -217,7 +227,7 @@ def train(
         show=lambda progress: sitting.show(),
     )
     weights = run_dir / "weights"
-    write_student(sitting.actors, cfg.model, weights)
+    write_student(sitting.actors, cfg.made, weights)
     hand_on_words(cfg.init or cfg.teacher, weights)
     return weights
 
@@ -290,7 +300,7 @@ class Sitting:
             "device": self.device,
         }
         if cfg.adapter is None:
-            return four_networks(cfg.model, critic=cfg.critic, **settings)
+            return four_networks(cfg.model, cfg.made, critic=cfg.critic, **settings)
         actors, kept = adapters_on_one(cfg.model, cfg.adapter, seed=cfg.seed, **settings)
         self.run.status(f"rank {cfg.adapter.rank} holds {kept:.1%} of the way from the teacher to the given student")
         return actors
@@ -488,7 +498,7 @@ class Sitting:
         self.run.log(self.step, sample_spread=float(spread(clips)), **values)
         folder = self.run.folder / "weights" / "candidates"
         if cfg.candidates:
-            write_student(self.actors, cfg.model, folder / name)
+            write_student(self.actors, cfg.made, folder / name)
             hand_on_words(cfg.init or cfg.teacher, folder / name)
         if parallel.is_first():
             for old in sorted(folder.glob("step-*"), reverse=True)[cfg.candidates :]:

@@ -40,6 +40,7 @@ class Actors:
 
 def four_networks(
     cfg: VideoDiTConfig,
+    student_cfg: VideoDiTConfig,
     *,
     teacher: str,
     student: str | None,
@@ -51,10 +52,10 @@ def four_networks(
     recompute: bool,
     device: torch.device,
 ) -> Actors:
-    """`student` or `critic` None: start from the teacher's weights."""
+    """`student` or `critic` None: start from the teacher's weights. The student may be of another size."""
     real = read_network(cfg, teacher, "teacher", device)
     fake = read_network(cfg, critic, "critic", device) if critic else deepcopy(real)
-    made = read_network(cfg, student, "student", device) if student else deepcopy(real)
+    made = read_network(student_cfg, student, "student", device) if student else deepcopy(real)
     average = shard(deepcopy(made))
     real = shard(frozen(real, dtype))
     shard(fake, recompute), shard(made, recompute)

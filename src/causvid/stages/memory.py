@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from causvid.chunks import chunk_bounds
-from causvid.models.dit import VideoDiT, num_parameters
+from causvid.models.dit import VideoDiT, VideoDiTConfig, num_parameters
 from causvid.shapes import FrameSigma, Latents
 from causvid.stages.self_rollout import roll_out
 from causvid.stages.sources import Network
@@ -41,28 +41,39 @@ class MemoryNeed:
 
 
 def memory_need(cfg: DMDConfig, num_ranks: int) -> MemoryNeed:
-    """The student's graph is the largest one: a pass over the clip, and in a roll-out the pasts it looks back at."""
+    """The student's graph is the largest one, a pass over the clip, and in a roll-out the pasts it looks back at; or
+    the critic's, where that is a larger network."""
     part = max(1, cfg.batch // num_ranks // cfg.accumulate)
     bounds = chunk_bounds(cfg.clip[0], cfg.student.chunk, cfg.student.first_chunk)
 
-    def graph(model: VideoDiT) -> Tensor:
-        network = DryNetwork(model, cfg.dtype, {"bounds": bounds} if cfg.input == "data" else {})
-        text = torch.empty(part, cfg.model.text_length, cfg.model.text_width)
+    def text() -> Tensor:
+        return torch.empty(part, cfg.model.text_length, cfg.model.text_width)
+
+    def one_pass(model: VideoDiT, sight: dict[str, Any]) -> Tensor:
+        x_t, sigma = torch.empty(part, *cfg.clip), torch.empty(part, cfg.clip[0])
+        return DryNetwork(model, cfg.dtype, sight)(x_t, sigma, text())
+
+    def student(model: VideoDiT) -> Tensor:
         if cfg.input == "data":
-            return network(torch.empty(part, *cfg.clip), torch.empty(part, cfg.clip[0]), text)
+            return one_pass(model, {"bounds": bounds})
 
         def noise(chunk: int, draw: int, frames: int) -> Tensor:
             return torch.empty(part, frames, *cfg.clip[1:])
 
-        return roll_out(network, cfg.student, cfg.clip, text, noise, [0] * len(bounds), grad=True)
+        return roll_out(
+            DryNetwork(model, cfg.dtype), cfg.student, cfg.clip, text(), noise, [0] * len(bounds), grad=True
+        )
 
     frozen_bytes = 2 if cfg.dtype == "bfloat16" and num_ranks == 1 else 4
-    size = num_parameters(cfg.model)[0]
+    size, made = num_parameters(cfg.model)[0], num_parameters(cfg.made)[0]
     weights = frozen_bytes * size * (1 if cfg.guide is None else 2)
     if cfg.adapter is None:
-        # two trained networks in float32 with gradients and two moments, and an average
-        weights += (2 * 16 + 4) * size
-    return MemoryNeed(weights / num_ranks, activation_bytes(cfg, graph))
+        # critic and student in float32 with gradients and two moments, and the student's average
+        weights += 16 * size + (16 + 4) * made
+    kept = activation_bytes(cfg.made, cfg.recompute, student)
+    if cfg.student_model is not None:
+        kept = max(kept, activation_bytes(cfg.model, cfg.recompute, lambda model: one_pass(model, {})))
+    return MemoryNeed(weights / num_ranks, kept)
 
 
 class DryNetwork(Network):
@@ -74,18 +85,18 @@ class DryNetwork(Network):
             return self.model(x_t.to(dtype), sigma, text, **self.sight | sight).float()
 
 
-def activation_bytes(cfg: DMDConfig, graph: Callable[[VideoDiT], Tensor]) -> float:
+def activation_bytes(cfg: VideoDiTConfig, recompute: bool, graph: Callable[[VideoDiT], Tensor]) -> float:
     """What `graph(network)` keeps for its backward pass. It is run without data, on one and two layers, so that any
     size takes moments; a deeper network keeps proportionally more."""
 
     def kept(num_layers: int) -> int:
         with FakeTensorMode():
-            model = VideoDiT(replace(cfg.model, num_layers=num_layers))
-            model.checkpoint_blocks = cfg.recompute
+            model = VideoDiT(replace(cfg, num_layers=num_layers))
+            model.checkpoint_blocks = recompute
             return bytes_saved(lambda: graph(model))
 
     one, two = kept(1), kept(2)
-    return one + (cfg.model.num_layers - 1) * (two - one)
+    return one + (cfg.num_layers - 1) * (two - one)
 
 
 def bytes_saved(compute: Callable[[], Tensor]) -> int:
