@@ -1,5 +1,9 @@
-"""The checker behind `pytest --jaxtyping-packages=causvid,shape_checks.check`: whole numbers may stand for floats."""
+"""The checker behind `pytest --jaxtyping-packages=causvid,shape_checks.check`: whole numbers may stand for floats, and
+typer hands commands a context that is not of its own class."""
 
-from beartype import BeartypeConf, beartype
+from typing import Any
 
-check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+import typer
+from beartype import BeartypeConf, FrozenDict, beartype
+
+check = beartype(conf=BeartypeConf(is_pep484_tower=True, hint_overrides=FrozenDict({typer.Context: Any})))

@@ -294,7 +294,6 @@ def test_a_larger_window_is_filled_from_the_chunks_of_the_shot(model):
         (lambda s: s.change(steps="many"), "whole number"),
         (lambda s: s.change(seed=0.5), "whole number"),
         (lambda s: s.restyle(1.5), "at most 1"),
-        (lambda s: s.restyle(0.5, of=3), "in words"),
         (lambda s: s.push(CLIP), "restyle"),
         (lambda s: s.rewind(1), "cannot go back"),
         (lambda s: s.begin_with_image(IMAGE.astype(float)), "uint8"),

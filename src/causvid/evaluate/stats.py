@@ -46,7 +46,9 @@ def resampled_means(rows: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     return out
 
 
-def paired_bootstrap(a: Sequence[float], b: Sequence[float], resamples: int = 10_000, seed: int = 0) -> Interval:
+def paired_bootstrap(
+    a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, resamples: int = 10_000, seed: int = 0
+) -> Interval:
     """Mean of a - b over the same prompts, with its 95 % interval."""
     left, right = np.asarray(a, float), np.asarray(b, float)
     if left.shape != right.shape:

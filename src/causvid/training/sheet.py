@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from causvid.atomic import whole_file
 from causvid.shapes import Video
 
 
-def draw_sheet(file: Path, videos: Sequence[Video], prompts: Sequence[str], columns: int = 8, scale: int = 2) -> None:
-    """Write a PNG of videos [1, F, 3, H, W]. Single frames are laid out side by side."""
+def draw_sheet(file: Path, videos: Sequence[Tensor], prompts: Sequence[str], columns: int = 8, scale: int = 2) -> None:
+    """Write a PNG of videos [1, F, 3, H, W], of any lengths. Single frames are laid out side by side."""
     strips = [_to_frames(video) for video in videos]
     height, width = strips[0].shape[1] * scale, strips[0].shape[2] * scale
     gap, label = 4, 16
