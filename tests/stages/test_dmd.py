@@ -386,9 +386,10 @@ def test_a_larger_teacher_teaches_a_smaller_student(world, tmp_path):
     small = replace(MODEL, num_layers=1)
     start = write_weights_folder(tmp_path / "start", "student", seed=1, model=small)
     cfg = dmd_config(world, student_model=small, init=str(start))
-    sitting = Sitting(cfg, tmp_path / "run", CPU, GALLERY)
-    actors = sitting.actors
-    assert [len(actor.model.blocks) for actor in (actors.teacher, actors.critic, actors.student)] == [2, 2, 1]
+    begun = str(start / "student.safetensors")
+    for changes, expected in (({}, [2, 2, 1]), ({"critic_model": small, "critic": begun}, [2, 1, 1])):
+        actors = Sitting(replace(cfg, **changes), tmp_path / str(expected), CPU, GALLERY).actors
+        assert [len(actor.model.blocks) for actor in (actors.teacher, actors.critic, actors.student)] == expected
     weights = dmd.train(cfg, tmp_path / "run", steps=1, gallery=GALLERY)
     state, about = read_file(weights / "student.safetensors")
     assert about == config_metadata(small) and not any(".blocks.1." in f".{name}" for name in state)
@@ -403,11 +404,12 @@ def test_a_larger_teacher_teaches_a_smaller_student(world, tmp_path):
 def test_mistakes_are_told(world, tmp_path):
     small = replace(MODEL, num_layers=1)
     for changes, message in (
-        ({"init": None}, "set init to one from ode-init"),
-        ({"adapter": AdapterConfig(rank=2)}, "leave out student_model, or adapter"),
+        ({"student_model": small, "init": None}, "set init"),
+        ({"critic_model": small}, "set critic"),
+        ({"student_model": small, "adapter": AdapterConfig(rank=2)}, "leave out student_model, or adapter"),
     ):
         with pytest.raises(UserError, match=message):
-            dmd_config(world, student_model=small, **changes).check()
+            dmd_config(world, **changes).check()
     with pytest.raises(UserError, match="set data to a folder of latents, or set input=self"):
         dmd.train(dmd_config(world, input="data", data=None), tmp_path, steps=1, gallery=GALLERY)
     with pytest.raises(UserError, match="a replay of 1 videos is smaller than a batch"):

@@ -23,6 +23,7 @@ from causvid.data.clips import Pool
 from causvid.data.prompts import VISTA, Script, one_prompt, read_scripts, ways_of
 from causvid.errors import UserError
 from causvid.models.dit import VideoDiTConfig
+from causvid.models.wan import WAN_14B
 from causvid.noise import mix, seeded
 from causvid.presets import PAPER_STUDENT, VISTA_DIT, VISTA_MOVING_DIT, VISTA_NOISE, VISTA_STUDENT, WAN_DIT, WAN_STUDENT
 from causvid.rollout import RolloutConfig
@@ -37,6 +38,7 @@ from causvid.stages.sources import (
     Dtype,
     Gallery,
     Network,
+    Role,
     frozen,
     hand_on_words,
     open_gallery,
@@ -70,7 +72,8 @@ class DMDConfig:
     critic_optim: OptimConfig
     batch: int
     guidance: float  # on the teacher; 1 is none. What other code calls w is this minus 1
-    student_model: VideoDiTConfig | None = None  # None: of the teacher's size; else a student that `init` has begun
+    student_model: VideoDiTConfig | None = None  # None: the teacher's size; else what `init` has
+    critic_model: VideoDiTConfig | None = None  # None: the teacher's size; else what `critic` has
     guide: str | None = None  # weights of a worse teacher, for the pass of guidance that has no caption; None: the same
     input: Literal["data", "self"] = "data"  # noised clips (paper, Algorithm 1), or the student's own past
     exit: Literal["shared", "per chunk", "last"] = "shared"  # self: which step of a chunk learns
@@ -85,7 +88,8 @@ class DMDConfig:
     critic_updates: int = 5  # for each of the student (paper, section 5)
     critic_batch: int | None = None  # None: as large as the student's
     critic_warmup: int = 0  # updates before the student's first
-    critic: str | None = None  # weights of one that knows the student already, of an earlier run; None: the teacher's
+    # weights of one that knows the student already, of an earlier run, or a Wan model; None: the teacher's
+    critic: str | None = None
     replay: int = 0  # recent videos that critic updates share; 0: a new video for every update
     view_noise: ViewNoise | None = None  # noise that moves with the view of Vista's prompts, as the teacher learnt it
     free_noise: float = 0.1  # the share of clips whose noise does not: students are given pictures of unknown cameras
@@ -103,9 +107,12 @@ class DMDConfig:
     candidates: int = 12  # students kept for choosing the best one
 
     @property
-    def made(self) -> VideoDiTConfig:
-        """The student's size."""
-        return self.student_model or self.model
+    def sizes(self) -> dict[Role, VideoDiTConfig]:
+        return {
+            "teacher": self.model,
+            "critic": self.critic_model or self.model,
+            "student": self.student_model or self.model,
+        }
 
     def check(self) -> None:
         if self.input == "data" and self.data is None:
@@ -123,10 +130,14 @@ class DMDConfig:
                 f"changing={self.changing} and foretold={self.foretold} are shares of the same clips; "
                 "let them sum to 1 at most."
             )
-        if self.student_model is not None and self.adapter is not None:
-            raise UserError("adapters are on one network of the teacher's size; leave out student_model, or adapter.")
-        if self.student_model is not None and self.init is None:
-            raise UserError("a student of another size cannot start as its teacher; set init to one from ode-init.")
+        for name, size, start in (
+            ("student_model", self.student_model, "init"),
+            ("critic_model", self.critic_model, "critic"),
+        ):
+            if size is not None and self.adapter is not None:
+                raise UserError(f"adapters are on one network of the teacher's size; leave out {name}, or adapter.")
+            if size is not None and getattr(self, start) is None:
+                raise UserError(f"{name}: what is not of the teacher's size cannot start as the teacher; set {start}.")
         if self.critic is not None and self.adapter is not None:
             raise UserError("a critic that is an adapter starts with the teacher's weights; leave out critic.")
         if 0 < self.replay < self.batch:
@@ -189,6 +200,15 @@ PRESETS = {
     "vista-data": replace(VISTA_DMD, input="data", data="local/latents", changing=0.0, critic_batch=None, replay=0),
     "wan-1.3b": WAN_SELF_DMD,
     "wan-1.3b-data": WAN_DMD,
+    # (Self Forcing) a larger teacher; critic and student begin as the small model, not as the teacher
+    "wan-1.3b-of-14b": replace(
+        WAN_SELF_DMD,
+        model=WAN_14B,
+        teacher="models/Wan2.1-T2V-14B",
+        student_model=WAN_DIT,
+        critic_model=WAN_DIT,
+        critic="models/Wan2.1-T2V-1.3B",
+    ),
     # one 80 GB device: adapters on one frozen copy
     "wan-1.3b-lora": replace(
         WAN_SELF_DMD,
@@ -227,7 +247,7 @@ def train(
         show=lambda progress: sitting.show(),
     )
     weights = run_dir / "weights"
-    write_student(sitting.actors, cfg.made, weights)
+    write_student(sitting.actors, cfg.sizes["student"], weights)
     hand_on_words(cfg.init or cfg.teacher, weights)
     return weights
 
@@ -300,7 +320,7 @@ class Sitting:
             "device": self.device,
         }
         if cfg.adapter is None:
-            return four_networks(cfg.model, cfg.made, critic=cfg.critic, **settings)
+            return four_networks(cfg.sizes, critic=cfg.critic, **settings)
         actors, kept = adapters_on_one(cfg.model, cfg.adapter, seed=cfg.seed, **settings)
         self.run.status(f"rank {cfg.adapter.rank} holds {kept:.1%} of the way from the teacher to the given student")
         return actors
@@ -498,7 +518,7 @@ class Sitting:
         self.run.log(self.step, sample_spread=float(spread(clips)), **values)
         folder = self.run.folder / "weights" / "candidates"
         if cfg.candidates:
-            write_student(self.actors, cfg.made, folder / name)
+            write_student(self.actors, cfg.sizes["student"], folder / name)
             hand_on_words(cfg.init or cfg.teacher, folder / name)
         if parallel.is_first():
             for old in sorted(folder.glob("step-*"), reverse=True)[cfg.candidates :]:

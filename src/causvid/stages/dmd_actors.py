@@ -3,6 +3,7 @@ adapters on one frozen copy of the teacher, for a single device's memory."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from causvid.checkpoints import config_metadata, read_state
 from causvid.lora import Lora, LowRank, extract_lora, save_lora
 from causvid.models.dit import VideoDiT, VideoDiTConfig
 from causvid.noise import seeded
-from causvid.stages.sources import Dtype, Network, frozen, network_file, read_network, shard
+from causvid.stages.sources import Dtype, Network, Role, frozen, network_file, read_network, shard
 from causvid.training import parallel
 from causvid.training.checkpoint import write_weights
 from causvid.training.ema import EMA
@@ -39,8 +40,7 @@ class Actors:
 
 
 def four_networks(
-    cfg: VideoDiTConfig,
-    student_cfg: VideoDiTConfig,
+    sizes: Mapping[Role, VideoDiTConfig],
     *,
     teacher: str,
     student: str | None,
@@ -52,10 +52,10 @@ def four_networks(
     recompute: bool,
     device: torch.device,
 ) -> Actors:
-    """`student` or `critic` None: start from the teacher's weights. The student may be of another size."""
-    real = read_network(cfg, teacher, "teacher", device)
-    fake = read_network(cfg, critic, "critic", device) if critic else deepcopy(real)
-    made = read_network(student_cfg, student, "student", device) if student else deepcopy(real)
+    """`student` or `critic` None: start from the teacher's weights."""
+    real = read_network(sizes["teacher"], teacher, "teacher", device)
+    fake = read_network(sizes["critic"], critic, "critic", device) if critic else deepcopy(real)
+    made = read_network(sizes["student"], student, "student", device) if student else deepcopy(real)
     average = shard(deepcopy(made))
     real = shard(frozen(real, dtype))
     shard(fake, recompute), shard(made, recompute)

@@ -65,14 +65,14 @@ def memory_need(cfg: DMDConfig, num_ranks: int) -> MemoryNeed:
         )
 
     frozen_bytes = 2 if cfg.dtype == "bfloat16" and num_ranks == 1 else 4
-    size, made = num_parameters(cfg.model)[0], num_parameters(cfg.made)[0]
-    weights = frozen_bytes * size * (1 if cfg.guide is None else 2)
+    size = {role: num_parameters(model)[0] for role, model in cfg.sizes.items()}
+    weights = frozen_bytes * size["teacher"] * (1 if cfg.guide is None else 2)
     if cfg.adapter is None:
         # critic and student in float32 with gradients and two moments, and the student's average
-        weights += 16 * size + (16 + 4) * made
-    kept = activation_bytes(cfg.made, cfg.recompute, student)
+        weights += 16 * size["critic"] + (16 + 4) * size["student"]
+    kept = activation_bytes(cfg.sizes["student"], cfg.recompute, student)
     if cfg.student_model is not None:
-        kept = max(kept, activation_bytes(cfg.model, cfg.recompute, lambda model: one_pass(model, {})))
+        kept = max(kept, activation_bytes(cfg.sizes["critic"], cfg.recompute, lambda model: one_pass(model, {})))
     return MemoryNeed(weights / num_ranks, kept)
 
 

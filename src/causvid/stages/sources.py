@@ -45,16 +45,16 @@ def read_network(cfg: VideoDiTConfig, folder: str, role: Role, device: torch.dev
 
 
 def network_file(folder: Path, role: Role) -> Path:
-    """Where a role's weights are. A Wan model has only a teacher."""
+    """Where a role's weights are. A Wan model may be teacher, or a critic that is to begin as it."""
     if folder.is_file():
         return folder
     if (folder / f"{role}.safetensors").is_file():
         return folder / f"{role}.safetensors"
-    if role == "teacher" and _is_wan(folder):
+    if role != "student" and _is_wan(folder):
         return folder / "transformer" if (folder / "transformer").is_dir() else folder
     raise UserError(
         f"{folder} has no {role}: it holds no {role}.safetensors; give the weights/ folder of a finished run"
-        + (", or a Wan model." if role == "teacher" else ".")
+        + ("." if role == "student" else ", or a Wan model.")
     )
 
 
