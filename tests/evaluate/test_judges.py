@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from rich.progress import Progress
 
 from causvid.errors import UserError
+from causvid.evaluate import train_quality
 from causvid.evaluate.judge_data import (
     SEED_RANGES,
     VALUES,
@@ -18,7 +20,7 @@ from causvid.evaluate.judge_data import (
     track,
 )
 from causvid.evaluate.judges import Judge, at_64, grid, load_judge, shift_costs, steps_from
-from causvid.evaluate.quality import WINDOW, QualityJudge, windows_of
+from causvid.evaluate.quality import SEEN, STACKS, WINDOW, QualityJudge, windows_of
 from causvid.worlds.vista.sampling import SEEDS_PER_SPLIT, SPLITS, held_out, sample_scene
 
 
@@ -140,6 +142,35 @@ def test_distance_from_clean_is_one_for_the_median():
     judge.fit_clean(features)
     assert judge.distance(features).median() == pytest.approx(1, abs=0.01)
     assert judge.distance(features + 5).min() > 1.5
+
+
+def test_the_severity_in_space_is_learnt_by_its_head_alone(monkeypatch):
+    """From what it saw once: windows with flaws that it has the severity of, stack by stack."""
+    clips = np.stack([rendered("quality", number, num_frames=40)[1] for number in range(6)])
+    torch.manual_seed(0)
+    judge = QualityJudge().eval()
+    monkeypatch.setattr(train_quality, "HEAD_STEPS", 400)
+    with Progress(disable=True) as progress:
+        seen, severity = train_quality.see_spoilt(judge, clips, 1, 60.0, progress)
+    assert seen.shape == (len(clips) * train_quality.WINDOWS * STACKS, SEEN) and len(severity) == len(seen)
+    assert 0.05 < (severity == 0).float().mean() < 0.6 and severity.max() <= 1
+    before = {name: value.clone() for name, value in judge.state_dict().items()}
+    train_quality.train_spatial(judge, (seen, severity), 1)
+    error = (judge.spatial(seen)[:, 0].sigmoid() - severity).abs().mean()
+    assert error < 0.5 * (severity - severity.mean()).abs().mean()
+    changed = {name for name, value in judge.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if name.startswith("spatial.")}
+
+
+def test_a_spoilt_pictures_severity_is_that_of_its_stacks():
+    clip = rendered("quality", 1, num_frames=40)[1]
+    assert np.array_equal(train_quality.per_stack(np.arange(WINDOW)), 1.0 + 2 * np.arange(STACKS))
+    for number in range(12):
+        window, severity = train_quality.spoil_picture(clip, number)
+        again, same = train_quality.spoil_picture(clip, number)
+        assert np.array_equal(window, again) and np.array_equal(severity, same)
+        untouched = any(np.array_equal(window, clip[i : i + WINDOW]) for i in range(len(clip) - WINDOW + 1))
+        assert not untouched or severity.max() == 0
 
 
 def test_a_missing_weight_file_is_told(tmp_path):

@@ -60,6 +60,18 @@ def test_the_frame_column_falls_with_every_spatial_flaw(instruments, clips, name
     assert column(spoilt, "frame") < column(clean, "frame") - 0.03
 
 
+@pytest.mark.parametrize("name", ["blur", "noise", "saturation", "exposure"])
+def test_the_severity_in_space_is_the_strength(instruments, clips, name):
+    """Of ramps, that of every moment."""
+    told, true = [], []
+    for number, (_, frames) in enumerate(clips[:6]):
+        spoilt, severity = distort(frames, name, 0.6, np.random.default_rng(number))
+        told.append([instruments.quality.read(f).spatial.mean() for f in (frames, spoilt)])
+        true.append(severity.mean())
+    clean, bad = np.mean(told, 0)
+    assert clean < 0.05 and bad == pytest.approx(np.mean(true), abs=0.1)
+
+
 def test_packaged_anchors_belong_to_the_packaged_instruments(instruments):
     anchors = Anchors.packaged()
     anchors.check(instruments.ids)

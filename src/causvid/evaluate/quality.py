@@ -2,6 +2,8 @@
 
 It reads windows of 13 frames as six overlapping stacks of three, so that every pair of neighbours is seen. Sharpness at
 four scales, colour and light are measured for it: convolutions alone took blur for fog and burnt colours for a sunset.
+Even so, little of burnt colours was learnt beside everything else, so the severity in space has a head that is trained
+by itself at the end.
 Its severity of spatial flaws is the frame quality, and the features before its last layer span the space of the set
 distances.
 """
@@ -24,6 +26,7 @@ SPATIAL = ("blur", "noise", "saturation", "exposure")
 TEMPORAL = tuple(name for name in TRAINED if name not in SPATIAL)
 FEATURES = 96
 NUM_LOOKS, LOOKS_WIDTH = 30, 48
+SEEN = FEATURES + LOOKS_WIDTH + NUM_LOOKS  # what the severity in space is told from
 
 
 @dataclass
@@ -92,7 +95,7 @@ class QualityJudge(nn.Module):
         self.time = nn.ModuleList([nn.Conv1d(FEATURES, FEATURES, 3, padding=1) for _ in range(2)])
         self.window = nn.Linear(3 * FEATURES, FEATURES)
         self.flaws = nn.Linear(FEATURES, len(TRAINED))
-        self.spatial = nn.Linear(FEATURES + LOOKS_WIDTH, 1)
+        self.spatial = nn.Sequential(nn.Linear(SEEN, 192), nn.ReLU(), nn.Linear(192, 192), nn.ReLU(), nn.Linear(192, 1))
         self.temporal = nn.Linear(FEATURES, 1)
         self.clean_mean: Tensor
         self.clean_whitening: Tensor
@@ -108,7 +111,8 @@ class QualityJudge(nn.Module):
         stacks = torch.stack([x[:, 2 * i : 2 * i + 3] for i in range(STACKS)], 1).flatten(0, 1)  # [N*6, 3, 3, H, W]
         change = 4 * (stacks[:, 1:] - stacks[:, :-1])
         pixels = torch.cat([stacks, change], 1).flatten(1, 2)
-        looks = self.looks(self.looks_norm(looks_of(stacks[:, 1])))  # [N*6, 48] of the middle pictures
+        measured = self.looks_norm(looks_of(stacks[:, 1]))  # [N*6, 30] of the middle pictures
+        looks = self.looks(measured)
         y, pooled = pixels, [pixels.abs().mean((2, 3)), looks]
         for layer, norm in zip([self.first, *self.levels], self.norms):
             y = F.relu(norm(layer(y)))
@@ -120,8 +124,8 @@ class QualityJudge(nn.Module):
         spread = (z.float().var(2) + 1e-4).sqrt().to(z.dtype)
         feature = self.window(torch.cat([z.mean(2), z.amax(2), spread], 1))
         active = F.relu(feature)
-        seen = torch.cat([z.transpose(1, 2), looks.unflatten(0, (n, STACKS))], 2)
-        return {"flaws": self.flaws(active), "temporal": self.temporal(active)[:, 0],
+        seen = torch.cat([z.transpose(1, 2), torch.cat([looks, measured], 1).unflatten(0, (n, STACKS))], 2)
+        return {"flaws": self.flaws(active), "temporal": self.temporal(active)[:, 0], "seen": seen,
                 "spatial": self.spatial(seen)[..., 0], "feature": feature, "stack": stack}  # fmt: skip
 
     @torch.inference_mode()

@@ -14,14 +14,17 @@ from torch import Tensor
 
 from causvid.evaluate.distortions import NAMES, TRAINED, distort
 from causvid.evaluate.judge_data import fingerprint, rendered
-from causvid.evaluate.quality import SPATIAL, TEMPORAL, WINDOW, QualityJudge, windows_of
+from causvid.evaluate.quality import SPATIAL, STACKS, TEMPORAL, WINDOW, QualityJudge, windows_of
 from causvid.noise import mix, seeded
 from causvid.training.checkpoint import load_checkpoint, save_checkpoint, write_weights
 from causvid.training.run import Budget, Run, stop_signal
 
 SEGMENT = 40  # frames of a cached clip: ramps need room
-CACHE_SHARE = 0.2
+CACHE_SHARE, HEAD_SHARE = 0.2, 0.25  # of the time: rendering, and the severity in space by itself
 MAX_CLIPS = 3000
+WINDOWS = 8  # of each clip, that its head sees
+Seen = tuple[Tensor, Tensor]  # [N, SEEN], and the severity [N]
+HEAD_STEPS, HEAD_BATCH, HEAD_LR = 4000, 512, 2e-3
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,9 @@ def train(cfg: QualityTraining, run_dir: Path, minutes: float) -> Path:
     judge = QualityJudge()
     with stop_signal() as stopped, Progress(console=run.console, transient=True) as progress:
         clips = fill_cache(run_dir / "cache", 60 * minutes * CACHE_SHARE, progress, stopped)
-        _train(cfg, run, judge, clips, minutes * (1 - CACHE_SHARE) * 0.95, progress, stopped)
-    judge.eval()
+        _train(cfg, run, judge, clips, minutes * (1 - CACHE_SHARE - HEAD_SHARE) * 0.95, progress, stopped)
+        judge.eval()
+        train_spatial(judge, see_spoilt(judge, clips, cfg.seed, 60 * minutes * HEAD_SHARE * 0.8, progress), cfg.seed)
     with torch.inference_mode():
         features = [judge(_to_input(windows_of(clip)[1:2]))["feature"] for clip in clips[:: max(1, len(clips) // 600)]]
     judge.fit_clean(torch.cat(features).float())
@@ -95,9 +99,7 @@ def spoil(clip: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray, np.nda
         severity[part] = np.maximum(severity[part], amount)
         flaws[TRAINED.index(name)] = float(amount[first : first + WINDOW].max() > 0.08)
     cut = slice(first, first + WINDOW)
-    spatial = severity["spatial"][cut]
-    per_stack = np.array([spatial[2 * i : 2 * i + 3].mean() for i in range(6)], np.float32)
-    return frames[cut], flaws, per_stack, float(severity["temporal"][cut].mean())
+    return frames[cut], flaws, per_stack(severity["spatial"][cut]), float(severity["temporal"][cut].mean())
 
 
 def _to_input(windows: np.ndarray) -> Tensor:
@@ -139,6 +141,58 @@ def _train(cfg: QualityTraining, run: Run, judge: QualityJudge, clips: np.ndarra
             saved = time.monotonic()
             save()
     save()
+
+
+def see_spoilt(judge: QualityJudge, clips: np.ndarray, seed: int, seconds: float, progress: Progress) -> Seen:
+    """What the severity in space is told from, for spoilt windows of as many clips as the time allows."""
+    task = progress.add_task("reading spoilt windows", total=len(clips))
+    start, seen, wanted = time.monotonic(), [], []
+    for number, clip in enumerate(clips):
+        windows, severities = zip(*(spoil_picture(clip, mix(seed, number, i)) for i in range(WINDOWS)))
+        with torch.no_grad():
+            seen.append(judge(_to_input(np.stack(windows)))["seen"].flatten(0, 1))
+        wanted.append(torch.from_numpy(np.stack(severities)).flatten())
+        progress.update(task, advance=1)
+        if time.monotonic() - start > seconds:
+            break
+    return torch.cat(seen), torch.cat(wanted)
+
+
+def train_spatial(judge: QualityJudge, data: Seen, seed: int) -> None:
+    """The head of the severity in space alone, in place. What it sees was computed once and is gone through many times,
+    which is what faint colours and little light take."""
+    seen, severity = data
+    optimizer = torch.optim.AdamW(judge.spatial.parameters(), HEAD_LR, (0.9, 0.99), weight_decay=0.02)
+    for step in range(HEAD_STEPS):
+        falling = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / HEAD_STEPS))
+        for group in optimizer.param_groups:
+            group["lr"] = HEAD_LR * min(1, (step + 1) / 100) * falling
+        rows = torch.randint(len(seen), (HEAD_BATCH,), generator=seeded(seed, step))
+        loss = F.smooth_l1_loss(judge.spatial(seen[rows])[:, 0].sigmoid(), severity[rows], beta=0.1)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+
+def spoil_picture(clip: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """A window [13, 64, 112, 3], most of them with one flaw in space, and its severity per stack [6]."""
+    rng = np.random.default_rng(mix(number) >> 1)
+    first = int(rng.integers(len(clip) - WINDOW + 1))
+    spatial, temporal = rng.permutation(SPATIAL), rng.choice(TEMPORAL)
+    kind = rng.random()
+    chosen = spatial[:2] if kind > 0.9 else [temporal, spatial[0]] if kind > 0.8 else spatial[:1]
+    chosen = [] if kind < 0.15 else [temporal] if kind < 0.25 else chosen
+    severity = np.zeros(len(clip), np.float32)
+    for name in chosen:
+        clip, amount = distort(clip, name, float(rng.uniform(0.05, 1.0)), rng)
+        severity = np.maximum(severity, amount) if name in SPATIAL else severity
+    cut = slice(first, first + WINDOW)
+    return clip[cut], per_stack(severity[cut])
+
+
+def per_stack(severity: np.ndarray) -> np.ndarray:
+    """[13] of frames -> [6] of the stacks of three."""
+    return np.array([severity[2 * i : 2 * i + 3].mean() for i in range(STACKS)], np.float32)
 
 
 def quality_loss(
