@@ -196,7 +196,14 @@ WAN_SELF_DMD = replace(
 )
 PRESETS = {
     "vista": VISTA_DMD,
-    "vista-moving": replace(VISTA_DMD, model=VISTA_MOVING_DIT, view_noise=VISTA_NOISE),
+    # frames that share their noise do not average it away: what is fine shows at lower levels (docs/log.md, 2026-11-22)
+    "vista-moving": replace(
+        VISTA_DMD,
+        model=VISTA_MOVING_DIT,
+        view_noise=VISTA_NOISE,
+        student=replace(VISTA_STUDENT, sigmas=(1.0, 0.86, 0.67, 0.4, 0.0)),
+        score_shift=2.0,
+    ),
     "vista-data": replace(VISTA_DMD, input="data", data="local/latents", changing=0.0, critic_batch=None, replay=0),
     "wan-1.3b": WAN_SELF_DMD,
     "wan-1.3b-data": WAN_DMD,
