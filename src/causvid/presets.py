@@ -42,6 +42,8 @@ VISTA_TEXT = VistaTextConfig(width=192, ffn_width=768, num_layers=2, num_heads=4
 VISTA_STUDENT = RolloutConfig(
     sigmas=tuple(sigma_grid(4, 3.0)), shift=3.0, chunk=3, first_chunk=1, policy=CachePolicy(window=21)
 )
+# frames that share their noise do not average it away: what is fine shows at lower levels (docs/log.md, 2026-11-22)
+VISTA_MOVING_STUDENT = replace(VISTA_STUDENT, sigmas=tuple(sigma_grid(4, 2.0)), shift=2.0)
 VISTA_STUDENT_FRAMEWISE = replace(VISTA_STUDENT, sigmas=tuple(sigma_grid(2, 3.0)), chunk=1)
 
 WAN_DIT = WAN_1_3B

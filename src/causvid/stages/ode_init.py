@@ -25,7 +25,16 @@ from causvid.data.clips import Batch, Pool
 from causvid.data.pairs import PairBatch, Pairs
 from causvid.errors import UserError
 from causvid.models.dit import VideoDiT, VideoDiTConfig
-from causvid.presets import PAPER_STUDENT, VISTA_DIT, VISTA_MOVING_DIT, VISTA_NOISE, VISTA_STUDENT, WAN_DIT, WAN_STUDENT
+from causvid.presets import (
+    PAPER_STUDENT,
+    VISTA_DIT,
+    VISTA_MOVING_DIT,
+    VISTA_MOVING_STUDENT,
+    VISTA_NOISE,
+    VISTA_STUDENT,
+    WAN_DIT,
+    WAN_STUDENT,
+)
 from causvid.rollout import RolloutConfig, commit_chunk
 from causvid.shapes import FrameSigma, Latents, Scalar, Text, Velocity
 from causvid.stages.self_rollout import write_student_sheet
@@ -112,7 +121,7 @@ WAN_INIT = InitConfig(
 PAPER_INIT = replace(WAN_INIT, student=PAPER_STUDENT, num_frames=20, optim=replace(WAN_OPTIM, lr=5e-6))  # 3000 steps
 PRESETS = {
     "vista": VISTA_INIT,
-    "vista-moving": replace(VISTA_INIT, model=VISTA_MOVING_DIT, view_noise=VISTA_NOISE),
+    "vista-moving": replace(VISTA_INIT, model=VISTA_MOVING_DIT, student=VISTA_MOVING_STUDENT, view_noise=VISTA_NOISE),
     "vista-causal-cd": replace(
         VISTA_INIT, method="consistency", past="clean", pairs=None, data="local/latents", teacher="local/causal/weights"
     ),

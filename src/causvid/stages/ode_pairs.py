@@ -26,7 +26,16 @@ from causvid.data.prompts import VISTA, one_prompt, read_prompts, ways_of
 from causvid.errors import UserError
 from causvid.models.dit import VideoDiT, VideoDiTConfig
 from causvid.noise import chunk_noise, mix
-from causvid.presets import PAPER_STUDENT, VISTA_DIT, VISTA_MOVING_DIT, VISTA_NOISE, VISTA_STUDENT, WAN_DIT, WAN_STUDENT
+from causvid.presets import (
+    PAPER_STUDENT,
+    VISTA_DIT,
+    VISTA_MOVING_DIT,
+    VISTA_MOVING_STUDENT,
+    VISTA_NOISE,
+    VISTA_STUDENT,
+    WAN_DIT,
+    WAN_STUDENT,
+)
 from causvid.rollout import RolloutConfig, commit_chunk
 from causvid.shapes import Latents, Text
 from causvid.stages.sources import Dtype, Network, frozen, read_network, read_words
@@ -99,7 +108,7 @@ WAN_PAIRS = PairsConfig(
 )
 # The paper's teacher is not public; its settings, with the public one.
 PAPER_PAIRS = replace(WAN_PAIRS, student=PAPER_STUDENT, num_pairs=1000, clip=(20, 16, 60, 104))
-VISTA_MOVING_PAIRS = replace(VISTA_PAIRS, model=VISTA_MOVING_DIT, view_noise=VISTA_NOISE)
+VISTA_MOVING_PAIRS = replace(VISTA_PAIRS, model=VISTA_MOVING_DIT, student=VISTA_MOVING_STUDENT, view_noise=VISTA_NOISE)
 PRESETS = {"vista": VISTA_PAIRS, "vista-moving": VISTA_MOVING_PAIRS, "wan-1.3b": WAN_PAIRS, "paper": PAPER_PAIRS}
 
 
