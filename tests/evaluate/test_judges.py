@@ -151,7 +151,7 @@ def test_the_severity_in_space_is_learnt_by_its_head_alone(monkeypatch):
     judge = QualityJudge().eval()
     monkeypatch.setattr(train_quality, "HEAD_STEPS", 400)
     with Progress(disable=True) as progress:
-        seen, severity = train_quality.see_spoilt(judge, clips, 1, 60.0, progress)
+        seen, severity = train_quality.see_spoilt(judge, clips, 1, 60.0, progress, [])
     assert seen.shape == (len(clips) * train_quality.WINDOWS * STACKS, SEEN) and len(severity) == len(seen)
     assert 0.05 < (severity == 0).float().mean() < 0.6 and severity.max() <= 1
     before = {name: value.clone() for name, value in judge.state_dict().items()}

@@ -44,7 +44,9 @@ def train(cfg: QualityTraining, run_dir: Path, minutes: float) -> Path:
         clips = fill_cache(run_dir / "cache", 60 * minutes * CACHE_SHARE, progress, stopped)
         _train(cfg, run, judge, clips, minutes * (1 - CACHE_SHARE - HEAD_SHARE) * 0.95, progress, stopped)
         judge.eval()
-        train_spatial(judge, see_spoilt(judge, clips, cfg.seed, 60 * minutes * HEAD_SHARE * 0.8, progress), cfg.seed)
+        data = see_spoilt(judge, clips, cfg.seed, 60 * minutes * HEAD_SHARE * 0.8, progress, stopped)
+        if not stopped:
+            train_spatial(judge, data, cfg.seed)
     with torch.inference_mode():
         features = [judge(_to_input(windows_of(clip)[1:2]))["feature"] for clip in clips[:: max(1, len(clips) // 600)]]
     judge.fit_clean(torch.cat(features).float())
@@ -143,7 +145,8 @@ def _train(cfg: QualityTraining, run: Run, judge: QualityJudge, clips: np.ndarra
     save()
 
 
-def see_spoilt(judge: QualityJudge, clips: np.ndarray, seed: int, seconds: float, progress: Progress) -> Seen:
+def see_spoilt(judge: QualityJudge, clips: np.ndarray, seed: int, seconds: float, progress: Progress,
+               stopped: list[int]) -> Seen:  # fmt: skip
     """What the severity in space is told from, for spoilt windows of as many clips as the time allows."""
     task = progress.add_task("reading spoilt windows", total=len(clips))
     start, seen, wanted = time.monotonic(), [], []
@@ -153,7 +156,7 @@ def see_spoilt(judge: QualityJudge, clips: np.ndarray, seed: int, seconds: float
             seen.append(judge(_to_input(np.stack(windows)))["seen"].flatten(0, 1))
         wanted.append(torch.from_numpy(np.stack(severities)).flatten())
         progress.update(task, advance=1)
-        if time.monotonic() - start > seconds:
+        if stopped or time.monotonic() - start > seconds:
             break
     return torch.cat(seen), torch.cat(wanted)
 

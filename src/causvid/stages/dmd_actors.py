@@ -54,10 +54,15 @@ def four_networks(
 ) -> Actors:
     """`student` or `critic` None: start from the teacher's weights."""
     real = read_network(sizes["teacher"], teacher, "teacher", device)
-    fake = read_network(sizes["critic"], critic, "critic", device) if critic else deepcopy(real)
-    made = read_network(sizes["student"], student, "student", device) if student else deepcopy(real)
+    fake = deepcopy(real) if critic is None else None
+    made = deepcopy(real) if student is None else None
+    real = shard(frozen(real, dtype))  # before more is read: a large one whole and everything else may be too much
+    if critic is not None:
+        fake = read_network(sizes["critic"], critic, "critic", device)
+    if student is not None:
+        made = read_network(sizes["student"], student, "student", device)
+    assert fake is not None and made is not None
     average = shard(deepcopy(made))
-    real = shard(frozen(real, dtype))
     shard(fake, recompute), shard(made, recompute)
     return Actors(
         Network(real, dtype, score_sight),
