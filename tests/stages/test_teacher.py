@@ -349,6 +349,13 @@ def test_an_encoder_that_has_learnt_already_is_left_as_it_is(data, tmp_path):
     assert any(not torch.equal(read_tensors(alone / "text.safetensors")[name], given[name]) for name in given)
 
 
+def test_a_batch_that_does_not_split_is_told_before_anything_is_begun(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "num_ranks", lambda: 4)
+    with pytest.raises(UserError, match=r"a batch of 2 does not split over 4 processes"):
+        teacher.train(config(data), tmp_path / "run", steps=1, world=WORLD)
+    assert not (tmp_path / "run").exists()
+
+
 def worker(rank: int, port: int, cfg: TeacherConfig, folder: Path) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0")
     torch.set_num_threads(1)

@@ -284,6 +284,8 @@ class Sitting:
     """Everything that one process of a run holds between two steps."""
 
     def __init__(self, cfg: TeacherConfig, run_dir: Path, device: torch.device, world: World) -> None:
+        for length in cfg.lengths:
+            parallel.my_rows(length.batch)  # one that does not split is told at once, not at its first step
         self.cfg, self.device, self.world = cfg, device, world
         self.pools = [Pool(Path(cfg.data), length.pool) for length in cfg.lengths]
         self.weights = run_dir / "weights"
