@@ -60,13 +60,14 @@ def save_checkpoint(
         moments = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
         if parallel.num_ranks() > 1:
             write_shards(partial / SHARDS, _named(modules) | _moments_of(moments))
-            manifest["shards"] = num_files(partial / SHARDS)  # one may get lost
             moments = {name: _without_tensors(moment) for name, moment in moments.items()}
         elif parallel.is_first():
             for name, module in modules.items():
                 tensors = {key: value.contiguous() for key, value in module.state_dict().items()}
                 save_file(tensors, partial / f"{name}.safetensors")
-        if parallel.is_first():
+        if parallel.is_first():  # the others may be behind: to them the folder may have its name already
+            if parallel.num_ranks() > 1:
+                manifest["shards"] = num_files(partial / SHARDS)  # one may get lost
             for name, moment in moments.items():
                 torch.save(moment, partial / f"{name}.optimizer.pt")
             # last: a folder without a manifest is no checkpoint
