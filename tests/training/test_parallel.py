@@ -112,7 +112,7 @@ def two(rank: int, folder: Path) -> None:
     train(folder / "two", 2, 3)
     with pytest.MonkeyPatch.context() as patch:
         if rank == 1:  # so late that the folder has its name already
-            patch.setattr(checkpointing, "num_files", lambda folder: len(os.listdir(folder / "gone")))
+            patch.setattr(checkpointing, "num_files", lambda folder: len(list((folder / "gone").iterdir())))
         train(folder / "straight", 0, 3)
     resumed, straight = load(folder / "two"), load(folder / "straight")
     assert all(torch.equal(resumed[key], value) for key, value in straight.items())
