@@ -4,7 +4,6 @@ Errors are taken from rendered clips of the same hero and motion (places) and of
 still boat is misread in the same way in every frame, a bobbing one is not.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from torch import Tensor
 from causvid.evaluate.judge_data import VALUES, augment, judge_scene, labels_of, stacks_of, to_input, track
 from causvid.evaluate.judges import Judge, shift_costs, steps_from
 from causvid.noise import seeded
+from causvid.training.optim import OptimConfig, learning_rate, step_all
 from causvid.training.run import Budget
 from causvid.worlds.vista.render import render
 
@@ -114,6 +114,11 @@ def draw_batch(tracks: Tracks, errors: Errors, size: int, rng: torch.Generator) 
     return steps, tracks.motion[rows][:, cut], tracks.camera[rows][:, cut], tracks.settled[rows][:, cut]
 
 
+def judge_rate(lr: float, step: int, progress: float) -> float:
+    """The learning rate of all judges: a hundred steps up, then down a half cosine."""
+    return learning_rate(OptimConfig(lr, decay_from=0.0, decay_to=0.02), step, progress)
+
+
 def train_head(
     judge: Judge,
     errors: Errors,
@@ -129,8 +134,6 @@ def train_head(
     budget, step = Budget(minutes=minutes), 0
     judge.clip_net.train()
     while (done := budget.progress(step)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = lr * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
         steps, motion, camera, settled = draw_batch(tracks, errors, batch, seeded(seed, 1, step))
         out = judge.clip_net(steps)
         weight = settled.flatten().float() / settled.sum()
@@ -139,10 +142,9 @@ def train_head(
             each = F.cross_entropy(out[name].flatten(0, 1), target.flatten(), reduction="none")
             loss = loss + (each * weight).sum()
             right[name] = float(((out[name].argmax(-1) == target).flatten() * weight).sum())
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(judge.clip_net.parameters(), 2.0)
-        optimizer.step()
+        step_all({"head": optimizer}, judge_rate(lr, step, done))
         step += 1
         if step % 100 == 0:
             on_step(done, {"step": step, "loss": float(loss.detach()), **right})

@@ -7,7 +7,6 @@ time (see train_head).
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,9 +33,10 @@ from causvid.evaluate.judge_data import (
 )
 from causvid.evaluate.judges import GLOBAL, ROLES, Judge, grid, shift_costs
 from causvid.evaluate.protocol import through_codec
-from causvid.evaluate.train_head import ERROR_CLIPS, measure_errors, simulate, train_head
+from causvid.evaluate.train_head import ERROR_CLIPS, judge_rate, measure_errors, simulate, train_head
 from causvid.noise import seeded
 from causvid.training.checkpoint import load_checkpoint, save_checkpoint, write_weights
+from causvid.training.optim import step_all
 from causvid.training.run import Budget, Run, stop_signal
 
 CACHE_SHARE, STACKS_SHARE, HEAD_SHARE = 0.25, 0.55, 0.1  # of the minutes; the rest measures the net's errors
@@ -269,8 +269,6 @@ def train_stacks(cfg: JudgeTraining, run: Run, judge: Judge, cache: StackCache, 
     judge.stack_net.train()
     saved = time.monotonic()
     while (done := budget.progress(step)) < 1 and not stopped:
-        for group in optimizer.param_groups:
-            group["lr"] = cfg.lr * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
         rng = seeded(cfg.seed, step)
         part = "square" if step % SQUARE_EVERY == 0 else "codec" if step % CODEC_EVERY == 1 else "wide"
         part = part if part in files else "wide"
@@ -280,10 +278,9 @@ def train_stacks(cfg: JudgeTraining, run: Run, judge: Judge, cache: StackCache, 
         if step // SQUARE_EVERY % 2:
             x, labels = _mirror(x, labels)
         loss, numbers = stack_loss(judge, augment(x, rng), labels)
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(judge.stack_net.parameters(), 5.0)
-        optimizer.step()
+        step_all(optimizers, judge_rate(cfg.lr, step, done))
         step += 1
         if step % 50 == 0:
             run.log(step, loss=float(loss.detach()), **numbers)

@@ -1,8 +1,8 @@
 """Train the quality judge on rendered clips, spoilt on the way: `train(QualityTraining(), folder, minutes=10)`."""
 
 import json
-import math
 import time
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +15,17 @@ from torch import Tensor
 from causvid.evaluate.distortions import NAMES, TRAINED, distort
 from causvid.evaluate.judge_data import fingerprint, rendered
 from causvid.evaluate.quality import SPATIAL, STACKS, TEMPORAL, WINDOW, QualityJudge, windows_of
+from causvid.evaluate.train_head import judge_rate
 from causvid.noise import mix, seeded
 from causvid.training.checkpoint import load_checkpoint, save_checkpoint, write_weights
+from causvid.training.optim import step_all
 from causvid.training.run import Budget, Run, stop_signal
 
 SEGMENT = 40  # frames of a cached clip: ramps need room
 CACHE_SHARE, HEAD_SHARE = 0.2, 0.25  # of the time: rendering, and the severity in space by itself
 MAX_CLIPS = 3000
 WINDOWS = 8  # of each clip, that its head sees
+Amounts = dict[str, np.ndarray]  # by name of a flaw, [F]
 Seen = tuple[Tensor, Tensor]  # [N, SEEN], and the severity [N]
 HEAD_STEPS, HEAD_BATCH, HEAD_LR = 4000, 512, 2e-3
 
@@ -84,8 +87,6 @@ def fill_cache(folder: Path, seconds: float, progress: Progress, stopped: list[i
 def spoil(clip: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """A window [13, 64, 64, 3] with no, one or two flaws; which [8], and their severity per stack [6] and in time."""
     rng = np.random.default_rng(mix(number) >> 1)
-    flaws = np.zeros(len(TRAINED), np.float32)
-    severity = {"spatial": np.zeros(len(clip), np.float32), "temporal": np.zeros(len(clip), np.float32)}
     column = int(rng.integers(clip.shape[2] - 64 + 1))
     frames = clip[:, :, column : column + 64]
     first = int(rng.integers(len(frames) - WINDOW + 1))
@@ -95,13 +96,13 @@ def spoil(clip: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray, np.nda
         chosen = [TEMPORAL[rng.integers(len(TEMPORAL))], SPATIAL[rng.integers(len(SPATIAL))]]
     elif kind > 0.2:
         chosen = [TRAINED[rng.integers(len(TRAINED))]]
-    for name in chosen:
-        frames, amount = distort(frames, name, float(rng.uniform(0.05, 1.0)), rng)
-        part = "spatial" if name in SPATIAL else "temporal"
-        severity[part] = np.maximum(severity[part], amount)
-        flaws[TRAINED.index(name)] = float(amount[first : first + WINDOW].max() > 0.08)
+    frames, amounts = with_flaws(frames, chosen, rng)
     cut = slice(first, first + WINDOW)
-    return frames[cut], flaws, per_stack(severity["spatial"][cut]), float(severity["temporal"][cut].mean())
+    flaws = np.zeros(len(TRAINED), np.float32)
+    for name, amount in amounts.items():
+        flaws[TRAINED.index(name)] = float(amount[cut].max() > 0.08)
+    spatial, temporal = severity_of(amounts, SPATIAL, frames), severity_of(amounts, TEMPORAL, frames)
+    return frames[cut], flaws, per_stack(spatial[cut]), float(temporal[cut].mean())
 
 
 def _to_input(windows: np.ndarray) -> Tensor:
@@ -125,16 +126,13 @@ def _train(cfg: QualityTraining, run: Run, judge: QualityJudge, clips: np.ndarra
 
     saved = time.monotonic()
     while (done := budget.progress(step)) < 1 and not stopped:
-        for group in optimizer.param_groups:
-            group["lr"] = cfg.lr * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
         rows = torch.randint(len(clips), (cfg.batch,), generator=seeded(cfg.seed, step)).tolist()
         windows, flaws, spatial, temporal = zip(*(spoil(clips[r], mix(cfg.seed, step, i)) for i, r in enumerate(rows)))
         loss, numbers = quality_loss(judge, _to_input(np.stack(windows)), torch.from_numpy(np.stack(flaws)),
                                      torch.from_numpy(np.stack(spatial)), torch.tensor(temporal))  # fmt: skip
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(judge.parameters(), 5.0)
-        optimizer.step()
+        step_all(optimizers, judge_rate(cfg.lr, step, done))
         step += 1
         if step % 50 == 0:
             run.log(step, loss=float(loss.detach()), **numbers)
@@ -167,14 +165,10 @@ def train_spatial(judge: QualityJudge, data: Seen, seed: int) -> None:
     seen, severity = data
     optimizer = torch.optim.AdamW(judge.spatial.parameters(), HEAD_LR, (0.9, 0.99), weight_decay=0.02)
     for step in range(HEAD_STEPS):
-        falling = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / HEAD_STEPS))
-        for group in optimizer.param_groups:
-            group["lr"] = HEAD_LR * min(1, (step + 1) / 100) * falling
         rows = torch.randint(len(seen), (HEAD_BATCH,), generator=seeded(seed, step))
         loss = F.smooth_l1_loss(judge.spatial(seen[rows])[:, 0].sigmoid(), severity[rows], beta=0.1)
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
+        step_all({"spatial": optimizer}, judge_rate(HEAD_LR, step, step / HEAD_STEPS))
 
 
 def spoil_picture(clip: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -185,12 +179,22 @@ def spoil_picture(clip: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray
     kind = rng.random()
     chosen = spatial[:2] if kind > 0.9 else [temporal, spatial[0]] if kind > 0.8 else spatial[:1]
     chosen = [] if kind < 0.15 else [temporal] if kind < 0.25 else chosen
-    severity = np.zeros(len(clip), np.float32)
-    for name in chosen:
-        clip, amount = distort(clip, name, float(rng.uniform(0.05, 1.0)), rng)
-        severity = np.maximum(severity, amount) if name in SPATIAL else severity
+    clip, amounts = with_flaws(clip, chosen, rng)
     cut = slice(first, first + WINDOW)
-    return clip[cut], per_stack(severity[cut])
+    return clip[cut], per_stack(severity_of(amounts, SPATIAL, clip)[cut])
+
+
+def with_flaws(frames: np.ndarray, names: Iterable[str], rng: np.random.Generator) -> tuple[np.ndarray, Amounts]:
+    """Spoilt in these ways, at strengths of chance, and how much of each there is in every frame."""
+    amounts = {}
+    for name in names:
+        frames, amounts[name] = distort(frames, name, float(rng.uniform(0.05, 1.0)), rng)
+    return frames, amounts
+
+
+def severity_of(amounts: Amounts, names: Collection[str], frames: np.ndarray) -> np.ndarray:
+    """[F]: the worst of these ways."""
+    return np.max([np.zeros(len(frames), np.float32), *(a for name, a in amounts.items() if name in names)], axis=0)
 
 
 def per_stack(severity: np.ndarray) -> np.ndarray:

@@ -210,7 +210,7 @@ PRESETS = {
         model=VISTA_MOVING_DIT,
         view_noise=VISTA_NOISE,
         student=VISTA_MOVING_STUDENT,
-        score_shift=2.0,  # instead of 6, for the same reason
+        score_shift=2.0,  # instead of 6, for the reason of that student's levels
     ),
     "vista-data": replace(VISTA_DMD, input="data", data="local/latents", changing=0.0, critic_batch=None, replay=0),
     "wan-1.3b": WAN_SELF_DMD,

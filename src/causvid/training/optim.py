@@ -6,7 +6,7 @@ rate.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +111,7 @@ def all_parameters(optimizers: dict[str, Optimizer]) -> Iterator[Tensor]:
             yield from group["params"]
 
 
-def step_all(optimizers: dict[str, Optimizer], rate: float) -> None:
+def step_all(optimizers: Mapping[str, Optimizer], rate: float) -> None:
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:
             group["lr"] = rate
