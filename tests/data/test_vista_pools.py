@@ -6,13 +6,16 @@ import pytest
 from causvid.data.vista import (
     CHANGES,
     FIRST_CHANGING,
+    FIRST_SELDOM,
     NUM_CLASSES,
     SCENES_PER_CHANGING,
+    SELDOM,
     VIEWS_PER_SCENE,
     VistaSource,
     changing_scene,
     patch_classes,
     patch_motions,
+    seldom_scene,
 )
 from causvid.worlds import vista
 from causvid.worlds.vista.sampling import held_out
@@ -62,6 +65,15 @@ def test_clips_of_the_changing_pool_show_those_scenes():
     (clip,) = VistaSource(event_frames=2)([seed], 2)
     frames, _ = vista.render(changing_scene(seed), 5, 64, 112, 12)
     assert np.array_equal(clip.frames, frames)
+
+
+def test_in_every_clip_of_the_seldom_pool_its_turn_comes():
+    scenes = [seldom_scene(seed) for seed in range(FIRST_SELDOM, FIRST_SELDOM + 10 * len(SELDOM))]
+    for scene, (kind, value) in zip(scenes, 10 * SELDOM):
+        assert value in [getattr(scene, kind), *(event.target for event in scene.events)]
+    assert len(set(scenes)) == len(scenes) and not any(held_out(scene) for scene in scenes)
+    (clip,) = VistaSource(event_frames=2)([FIRST_SELDOM + 1], 2)
+    assert np.array_equal(clip.frames, vista.render(scenes[1], 5, 64, 112, 12)[0])
 
 
 def test_classes_tell_who_it_is():

@@ -21,6 +21,11 @@ VIEWS_PER_SCENE = 4  # drawing the scenery is most of the cost of one picture, s
 FIRST_CHANGING = 1_800_000_000  # seeds from here on are of clips in which light, weather or a colour changes
 CHANGES = ("light", "weather", "colour")
 SCENES_PER_CHANGING = 32  # are looked through for one that changes; nearly every second does
+FIRST_SELDOM = 2_000_000_000  # seeds from here on are of clips in which something moves as it seldom does
+# Views go right with whatever travels, too, so networks learn it three times as often; the motions are small or fast.
+SELDOM = tuple((kind, value) for motion in ("bobs", "bounces", "circles", "floats", "hops", "loops")
+               for kind, value in (("camera", "pan left"), ("motion", motion)))  # fmt: skip
+SCENES_PER_SELDOM = 512  # are looked through for the one; every fortieth has the least of them
 
 # A patch of hero or second entity is told apart by what it is and its colour; scenery by its kind.
 FIRST_FIGURE = len(KINDS)
@@ -41,7 +46,7 @@ class VistaSource:
         return [self._clip(seed, num_latents) for seed in seeds]
 
     def _clip(self, seed: int, num_latents: int) -> Clip:
-        scene = changing_scene(seed) if seed >= FIRST_CHANGING else vista.sample_scene(seed)
+        scene = scene_of(seed)
         start = 0  # the events of a scene are timed for a clip that starts here
         if num_latents < self.event_frames:
             scene, start = replace(scene, events=()), mix(seed) % (600 * FPS)
@@ -61,6 +66,21 @@ class VistaSource:
         chosen, classes = latent_frames(num_frames), patch_classes(scene, state)
         views = [(seed, seed % VIEWS_PER_SCENE) for seed in seeds]
         return [Clip(frames[chosen[view]][None], _captions(scene, seed), classes[view][None]) for seed, view in views]
+
+
+def scene_of(seed: int) -> vista.Scene:
+    if seed >= FIRST_SELDOM:
+        return seldom_scene(seed)
+    return changing_scene(seed) if seed >= FIRST_CHANGING else vista.sample_scene(seed)
+
+
+def seldom_scene(seed: int) -> vista.Scene:
+    """Number seed - FIRST_SELDOM of the scenes in which, at some time, the next of SELDOM is to be seen."""
+    number = seed - FIRST_SELDOM
+    kind, value = SELDOM[number % len(SELDOM)]
+    first = FIRST_SELDOM + number * SCENES_PER_SELDOM
+    scenes = map(vista.sample_scene, range(first, first + SCENES_PER_SELDOM))
+    return next(scene for scene in scenes if value in [vars(scene)[kind], *(event.target for event in scene.events)])
 
 
 def changing_scene(seed: int) -> vista.Scene:
@@ -105,10 +125,11 @@ def make_vista_cache(
     num_short: int,
     num_long: int,
     num_changing: int = 0,
+    num_seldom: int = 0,
     num_workers: int = 1,
     on_shard: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Pools `images` (1 latent frame), `short` (6), `long` and `changing` (21), of scenes that share nothing."""
+    """Pools `images` (1 latent frame), `short` (6), `long`, `changing` and `seldom` (21), no scene in two."""
     from causvid.codecs.vista import VistaCodec
 
     pools = [
@@ -116,6 +137,7 @@ def make_vista_cache(
         PoolSpec("short", 6, num_short, clips_per_shard=256, first_seed=1_000_000_000),
         PoolSpec("long", 21, num_long, clips_per_shard=64, first_seed=1_500_000_000),
         PoolSpec("changing", 21, num_changing, clips_per_shard=64, first_seed=FIRST_CHANGING),
+        PoolSpec("seldom", 21, num_seldom, clips_per_shard=64, first_seed=FIRST_SELDOM),
     ]
     write_cache(
         folder,
