@@ -3,7 +3,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from causvid import config
+from causvid.bundle import TeacherSampling
 from causvid.errors import UserError
+from causvid.flow import GuidanceSteps
 from causvid.rollout import RolloutConfig
 
 
@@ -26,6 +28,9 @@ def test_round_trip():
     assert config.from_json(Stage, config.to_json(stage)) == stage
     rollout = RolloutConfig(sigmas=(1.0, 0.5, 0.0), chunk=3)
     assert config.from_json(RolloutConfig, config.to_json(rollout)) == rollout
+    for guidance in (3.0, GuidanceSteps(((1.0, 3.0), (0.8, 2.0)))):
+        teacher = TeacherSampling(50, guidance, 3.0)
+        assert config.from_json(TeacherSampling, config.to_json(teacher)) == teacher
 
 
 def test_overrides_are_parsed_against_the_type_of_the_field():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from causvid import flow
+from causvid.errors import UserError
 
 
 @pytest.fixture
@@ -41,10 +42,29 @@ def test_working_dtype_is_kept(pair):
 
 
 def test_guidance_of_one_is_none_and_other_forms_convert(pair):
-    cond, uncond = pair
-    assert torch.allclose(flow.guide(cond, uncond, 1.0), cond, atol=1e-6)
+    (cond, uncond), sigma = pair, torch.full((2, 3), 0.5)
+    assert torch.allclose(flow.guide(cond, uncond, 1.0, sigma), cond, atol=1e-6)
     w = 3.5  # cond + w (cond - uncond)
-    torch.testing.assert_close(flow.guide(cond, uncond, 1 + w), cond + w * (cond - uncond), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(flow.guide(cond, uncond, 1 + w, sigma), cond + w * (cond - uncond), atol=1e-5, rtol=1e-5)
+
+
+def test_guidance_in_steps_is_that_of_each_frames_level(pair):
+    cond, uncond = pair
+    steps = flow.GuidanceSteps(((1.0, 3.0), (0.8, 2.0), (0.25, 1.0)))
+    sigma, expected = torch.tensor([[1.0, 0.81, 0.8], [0.5, 0.25, 0.0]]), [[3.0, 3.0, 2.0], [2.0, 1.0, 1.0]]
+    guided = flow.guide(cond, uncond, steps, sigma)
+    for row, frames in enumerate(expected):
+        for t, guidance in enumerate(frames):
+            alone = flow.guide(cond[row, t], uncond[row, t], guidance, sigma[row, t])
+            torch.testing.assert_close(guided[row, t], alone)
+    assert flow.guide(cond.bfloat16(), uncond.bfloat16(), steps, sigma).dtype == torch.bfloat16
+    assert f"{steps:g}" == "3, 2 from 0.8 down, 1 from 0.25 down"
+
+
+@pytest.mark.parametrize("steps", [(), ((0.9, 3.0),), ((1.0, 3.0), (1.0, 2.0)), ((1.0, 3.0), (0.0, 2.0))])
+def test_steps_of_guidance_fall_from_level_one(steps):
+    with pytest.raises(UserError, match="steps of guidance"):
+        flow.GuidanceSteps(steps)
 
 
 @pytest.mark.parametrize(

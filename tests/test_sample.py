@@ -54,6 +54,17 @@ def test_a_guide_answers_where_there_is_no_caption_and_only_there():
     assert sample.guided(network("model"), "yes", "no", 1.0, network("guide"))(x, sigma).item() == 2
 
 
+def test_sampling_with_guidance_in_steps_is_one_guidance_after_the_other():
+    def model(x_t, sigma, text):
+        return 0.5 * x_t + (1.0 if text == "yes" else 0.25)
+
+    x, grid = torch.randn(1, 2, 1, 2, 2), [1.0, 0.9, 0.8, 0.4, 0.0]
+    steps = flow.GuidanceSteps(((1.0, 4.0), (0.8, 1.5)))
+    high = sample.euler(sample.guided(model, "yes", "no", 4.0), x, grid[:3])
+    expected = sample.euler(sample.guided(model, "yes", "no", 1.5), high, grid[2:])
+    torch.testing.assert_close(sample.euler(sample.guided(model, "yes", "no", steps), x, grid), expected)
+
+
 @pytest.mark.parametrize("solver", [sample.euler, sample.heun])
 def test_trajectories_hold_the_states_of_the_levels_asked_for(solver):
     x = torch.randn(2, 3, 1, 2, 2)

@@ -39,7 +39,7 @@ class TeacherSampling:
     """How the bidirectional teacher is sampled by default."""
 
     steps: int
-    guidance: float
+    guidance: flow.Guidance
     shift: float
 
 
@@ -117,7 +117,7 @@ class Model:
             self._student = self.student_source()
         return self._student
 
-    def guided(self, text: Text, guidance: float, travel: Tensor | None = None) -> sample.Field:
+    def guided(self, text: Text, guidance: flow.Guidance, travel: Tensor | None = None) -> sample.Field:
         """The teacher's velocity under these words, as it is sampled, in a view that moves so."""
         travel = None if travel is None else travel.to(self.device)
         teacher = partial(self.need_teacher(), travel=travel)
@@ -190,7 +190,7 @@ class Model:
         *,
         seconds: float | None = None,
         steps: int | None = None,
-        guidance: float | None = None,
+        guidance: flow.Guidance | None = None,
         seed: int = 0,
         on_step: Callable[[int, Latents], None] | None = None,
     ) -> np.ndarray:
@@ -208,7 +208,7 @@ class Model:
         *,
         seconds: float | None = None,
         steps: int | None = None,
-        guidance: float | None = None,
+        guidance: flow.Guidance | None = None,
         seed: int = 0,
         on_step: Callable[[int, Latents], None] | None = None,
     ) -> Latents:

@@ -9,12 +9,14 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from causvid.errors import UserError
 from causvid.shapes import FrameSigma, Latents
 
 S = TypeVar("S", float, Tensor)
@@ -49,8 +51,34 @@ def velocity_from_x0(x_t: Latents, x0: Latents, sigma: FrameSigma) -> Latents:
     return ((x_t - x0) / per_frame(sigma, x_t)).to(x_t.dtype)
 
 
-def guide(cond: Tensor, uncond: Tensor, guidance: float) -> Tensor:
+@dataclass(frozen=True)
+class GuidanceSteps:
+    """Guidance that depends on the level: what moves is decided at the highest ones, and less of it below lets it."""
+
+    steps: tuple[tuple[float, float], ...]  # (level, guidance from there down), from level 1 on
+
+    def __post_init__(self) -> None:
+        levels = [level for level, _ in self.steps]
+        if levels[:1] != [1] or any(low >= high for high, low in pairwise([*levels, 0.0])):
+            raise UserError(f"steps of guidance are (1, g), (a lower level, g from there down), ...; got {self.steps}")
+
+    def __format__(self, spec: str) -> str:
+        return ", ".join(f"{g:g}" if level == 1 else f"{g:g} from {level:g} down" for level, g in self.steps)
+
+    def at(self, sigma: FrameSigma) -> FrameSigma:
+        found = torch.zeros_like(sigma)
+        for level, guidance in self.steps:
+            found = torch.where(sigma <= level, guidance, found)
+        return found
+
+
+Guidance = float | GuidanceSteps
+
+
+def guide(cond: Tensor, uncond: Tensor, guidance: Guidance, sigma: FrameSigma) -> Tensor:
     """uncond + g (cond - uncond). The form cond + w (cond - uncond) of other code bases is g = 1 + w."""
+    if isinstance(guidance, GuidanceSteps):
+        return uncond + per_frame(guidance.at(sigma), cond).to(cond.dtype) * (cond - uncond)
     return uncond + guidance * (cond - uncond)
 
 

@@ -120,7 +120,7 @@ def render_with_teacher(
     *,
     strength: float = 0.6,
     steps: int | None = None,
-    guidance: float | None = None,
+    guidance: flow.Guidance | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Iterator[Shown]:
     """Refine a take by the bidirectional teacher: its latents are noised to `strength` and denoised in many steps, in

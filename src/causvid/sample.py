@@ -10,7 +10,7 @@ from causvid.shapes import FrameSigma, Latents, Velocity
 Field = Callable[[Latents, FrameSigma], Latents]  # a velocity with its text already chosen
 
 
-def guided(model: Velocity, text, no_text, guidance: float, guide: Velocity | None = None) -> Field:
+def guided(model: Velocity, text, no_text, guidance: flow.Guidance, guide: Velocity | None = None) -> Field:
     """Classifier-free guidance as one field; a guidance of 1 costs one pass instead of two.
 
     The pass without a caption may be that of another network, the `guide`: a worse one, such as the model was earlier
@@ -18,7 +18,7 @@ def guided(model: Velocity, text, no_text, guidance: float, guide: Velocity | No
     if guidance == 1:
         return lambda x_t, sigma: model(x_t, sigma, text)
     other = guide or model
-    return lambda x_t, sigma: flow.guide(model(x_t, sigma, text), other(x_t, sigma, no_text), guidance)
+    return lambda x_t, sigma: flow.guide(model(x_t, sigma, text), other(x_t, sigma, no_text), guidance, sigma)
 
 
 def euler(field: Field, x: Latents, sigmas: Sequence[float], on_step: Callable[[int, Latents], None] | None = None):

@@ -8,7 +8,7 @@ import pytest
 
 from causvid.errors import UserError
 from causvid.evaluate import formulas
-from causvid.evaluate.comparison import curve_of
+from causvid.evaluate.comparison import _named, curve_of
 from causvid.evaluate.diversity import measure_diversity, open_entropy, spread
 from causvid.evaluate.drift import SUMMARIES, _accuracy, _lifetime, measure_drift
 from causvid.evaluate.figures import draw_curve
@@ -92,6 +92,15 @@ def test_a_curve_is_of_the_prompts_that_all_of_its_points_have(tmp_path):
     assert draw_curve(curve, tmp_path / "curve.png", "clips").stat().st_size > 5000
     with pytest.raises(UserError, match="no report"):
         curve_of([(1.0, tmp_path / "nothing.json")])
+
+
+def test_a_comparison_names_what_it_compares():
+    report, told = fake_report([0.5] * 6, made_up_anchors()), []
+    for guidance in (None, 2.5, {"steps": [[1, 3], [0.8, 2]]}):
+        report.about |= {"settings": {"model": "m", "role": "teacher", "steps": 4, "guidance": guidance}}
+        told.append(_named(report))
+    of = ["", ", guidance 2.5", ", guidance 3, 2 from 0.8 down"]
+    assert told == [f"m (teacher, 4 steps{how})" for how in of]
 
 
 def test_anchors_of_other_instruments_are_refused(untrained):

@@ -56,7 +56,7 @@ def test_a_causal_teacher_denoises_chunks_behind_its_own_clean_past(world, guida
                 clip = torch.cat([done, x], 1)
                 level = torch.tensor([[0.0] * start + [sigma] * (stop - start)])
                 v, v_none = (m(clip, level, t, bounds=bounds[: index + 1])[:, start:] for m, t in readers)
-                x = x + (sigma_next - sigma) * flow.guide(v, v_none, guidance)
+                x = x + (sigma_next - sigma) * flow.guide(v, v_none, guidance, torch.tensor(sigma))
             torch.testing.assert_close(x, states[:, -1, start:stop], atol=2e-5, rtol=2e-5)
             done = torch.cat([done, states[:, -1, start:stop]], 1)
 

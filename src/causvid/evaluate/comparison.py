@@ -9,6 +9,7 @@ import numpy as np
 from causvid.errors import UserError
 from causvid.evaluate import stats
 from causvid.evaluate.report import TITLES, Report, aligned, compare
+from causvid.flow import GuidanceSteps
 
 
 def shared(a: Report, b: Report) -> tuple[Report, Report]:
@@ -66,5 +67,7 @@ def curve_of(points: Sequence[tuple[float, Path]]) -> dict[str, list[tuple[float
 
 def _named(report: Report) -> str:
     settings = report.about["settings"]
-    how = "" if settings["guidance"] is None else f", guidance {settings['guidance']:g}"
+    guidance = settings["guidance"]
+    guidance = GuidanceSteps(**guidance) if isinstance(guidance, dict) else guidance
+    how = "" if guidance is None else f", guidance {guidance:g}"
     return f"{settings['model']} ({settings['role']}, {settings['steps']} steps{how})"

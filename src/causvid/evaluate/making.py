@@ -11,6 +11,7 @@ import numpy as np
 from causvid.bundle import Model
 from causvid.evaluate.drift import Timeline
 from causvid.evaluate.protocol import NUM_FRAMES, Prompt, another_truth
+from causvid.flow import Guidance
 from causvid.noise import mix
 from causvid.worlds.vista.captions import timeline_prompts
 from causvid.worlds.vista.render import render
@@ -30,7 +31,7 @@ def student_maker(model: Model, num_frames: int = NUM_FRAMES, story: bool = True
 
 
 def teacher_maker(
-    model: Model, num_frames: int = NUM_FRAMES, steps: int | None = None, guidance: float | None = None
+    model: Model, num_frames: int = NUM_FRAMES, steps: int | None = None, guidance: Guidance | None = None
 ) -> Maker:
     """Clips sampled as a whole from the bidirectional teacher, one after the other: a batch is no faster on a CPU."""
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from causvid import config
+from causvid import config, flow
 from causvid.atomic import whole_file
 from causvid.bundle import SPEC_FILE, Model, Place
 from causvid.checkpoints import load_dit
@@ -52,7 +52,7 @@ class Settings:
     parts: dict[str, str]  # part -> hash of its weights
     role: Role
     steps: int
-    guidance: float | None = None
+    guidance: flow.Guidance | None = None
     num_frames: int = NUM_FRAMES
     chunk: int = VISTA_STUDENT.chunk  # latent frames that a student makes at a time
     story: bool = False  # what comes later is told to a student when its time comes
@@ -107,7 +107,7 @@ def load_candidate(
 
 
 def settings_of(model: Model, name: str, parts: dict[str, str], role: Role, steps: int | None = None,
-                guidance: float | None = None, story: bool = True) -> Settings:  # fmt: skip
+                guidance: flow.Guidance | None = None, story: bool = True) -> Settings:  # fmt: skip
     """What is not asked for is as the model says."""
     how = model.cfg.teacher
     if role == "teacher":

@@ -80,7 +80,7 @@ class DMDConfig:
     student_optim: OptimConfig
     critic_optim: OptimConfig
     batch: int
-    guidance: float  # on the teacher; 1 is none. What other code calls w is this minus 1
+    guidance: flow.Guidance  # on the teacher; 1 is none. What other code calls w is this minus 1
     student_model: VideoDiTConfig | None = None  # None: the teacher's size; else what `init` has
     critic_model: VideoDiTConfig | None = None  # None: the teacher's size; else what `critic` has
     guide: str | None = None  # weights of a worse teacher, for the pass of guidance that has no caption; None: the same

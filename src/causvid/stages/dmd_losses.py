@@ -18,7 +18,7 @@ def dmd_gradient(
     no_text: Any,
     sigma: FrameSigma,
     eps: Latents,
-    guidance: float,
+    guidance: flow.Guidance,
     guide: Velocity | None = None,
 ) -> Latents:
     """What the student's video x0 has too much of: critic - teacher, as clean videos, at one noise level per clip.

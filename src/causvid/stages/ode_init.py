@@ -78,7 +78,7 @@ class InitConfig:
     pool: str = "long"
     num_frames: int = 21  # consistency: latent frames of a clip
     steps: int = 48  # consistency: levels of the teacher's steps
-    guidance: float = 3.0  # consistency: of the teacher's step
+    guidance: flow.Guidance = 3.0  # consistency: of the teacher's step
     view_noise: ViewNoise | None = None  # noise that moves with the view, as the teacher learnt it
     start: str | None = None  # weights of a student to go on from
     accumulate: int = 1  # parts of a batch, one after the other
@@ -313,7 +313,7 @@ class Sitting:
         seen, no_text = self.seen(self.teacher, x0, way), self.words.none(len(x0))
 
         def teacher(x_t: Latents, sigma: FrameSigma, text: Text) -> Latents:
-            return flow.guide(seen(x_t, sigma, text), seen(x_t, sigma, no_text), cfg.guidance)
+            return flow.guide(seen(x_t, sigma, text), seen(x_t, sigma, no_text), cfg.guidance, sigma)
 
         student, target = self.seen(self.student, x0, way), self.seen(self.average, x0, way)
         errors = consistency_error(student, target, teacher, x0, eps, sigma, sigma_next, text)

@@ -51,7 +51,7 @@ class PairsConfig:
     student: RolloutConfig  # whose levels are kept, and how it cuts a clip
     num_pairs: int
     clip: tuple[int, int, int, int]  # latent frames, channels, height, width
-    guidance: float  # 1 is none
+    guidance: flow.Guidance  # 1 is none
     batch: int
     steps: int = 48  # divides by 4 and 3: the grid holds the levels of students of 2, 3 and 4 steps
     solver: Literal["euler", "heun"] = "euler"
@@ -155,7 +155,7 @@ def chunk_by_chunk(
 
         def field(x: Latents, sigma: Tensor, pasts=pasts) -> Latents:
             seen = [network(x, sigma, words, past=past) for (network, words), past in zip(readers, pasts)]
-            return seen[0] if len(seen) == 1 else flow.guide(seen[0], seen[1], cfg.guidance)
+            return seen[0] if len(seen) == 1 else flow.guide(seen[0], seen[1], cfg.guidance, sigma)
 
         states = sample.trajectory(getattr(sample, cfg.solver), field, eps[:, start:stop], cfg.grid, cfg.student.sigmas)
         chunks.append(torch.stack(states, dim=1))
