@@ -18,6 +18,9 @@ from causvid.worlds.vista.tracks import CAMERA_SPEEDS, SWEEP_PERIOD, SWEEP_UNITS
 HEIGHT = 64  # units: pixels of the usual picture
 LATENTS = 8  # rows of its latents
 FRAME = 1 / 3  # seconds of a latent frame
+FIRST = (
+    FRAME * 3 / 4
+)  # from the first one, a picture by itself, to the middle of the next, of four (truth.latent_frames)
 EASE = 3  # latent frames in which the view takes up another speed
 PART = 7  # latent frames until what a prompt tells in advance happens (causvid.story)
 
@@ -86,9 +89,12 @@ class VistaCourse:
             return self
         return replace(self, speed=CAMERA_SPEEDS[self.camera], sweeping=float(self.camera == "sweep"))
 
+    def _seconds(self) -> float:
+        return FIRST + (self.frames - 1) * FRAME if self.frames else 0.0
+
     def _swing(self) -> float:
         phase = Stream(self.seed, "course sweep").uniform(0, 2 * math.pi)
-        return SWEEP_UNITS * math.sin(2 * math.pi * self.frames * FRAME / SWEEP_PERIOD + phase)
+        return SWEEP_UNITS * math.sin(2 * math.pi * self._seconds() / SWEEP_PERIOD + phase)
 
     def _step(self) -> VistaCourse:
         now = self
@@ -103,7 +109,7 @@ class VistaCourse:
             later=tuple((left - 1, camera, motion) for left, camera, motion in now.later if left > 0),
             speed=now.speed + _limited(speed - now.speed, max(map(abs, CAMERA_SPEEDS.values())) / EASE),
             sweeping=now.sweeping + _limited(sweeping - now.sweeping, 1 / EASE),
-            place=now.place + now.speed * FRAME,
+            place=now.place + now.speed * (FRAME if now.frames else FIRST),
             frames=now.frames + 1,
         )
 
