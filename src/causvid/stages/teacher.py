@@ -130,11 +130,12 @@ VISTA = TeacherConfig(
         LengthConfig("short", 6, 10, shifts=(2, 5, 25)),
         LengthConfig("long", 21, 5, shifts=(2.5, 10, 80)),
         LengthConfig("changing", 21, 5, shifts=(10, 60, 200)),
+        LengthConfig("seldom", 21, 5, shifts=(2.5, 10, 80)),
     ),
     phases=(
-        Phase(0.20, (0.65, 0.30, 0.05, 0.00)),
-        Phase(0.50, (0.35, 0.40, 0.15, 0.10)),
-        Phase(1.00, (0.15, 0.22, 0.33, 0.30)),
+        Phase(0.20, (0.65, 0.30, 0.05, 0.00, 0.00)),
+        Phase(0.50, (0.35, 0.40, 0.10, 0.10, 0.05)),
+        Phase(1.00, (0.15, 0.22, 0.23, 0.22, 0.18)),
     ),
     # batches at the highest levels have gradients of 2 to 9; limited to 1, they hardly counted (docs/log.md)
     optim=OptimConfig(lr=1.2e-3, muon=False, decay_from=0.2, clip=2.0),
