@@ -11,11 +11,16 @@ from causvid.session import Session
 from causvid.story import PART
 from causvid.take import Take
 from causvid.text import Understood
+from causvid.worlds.vista import course
 from tiny_models import HashText, random_model
 
 TOLD = "a red car, then night falls, then it snows"
 PARTS = ("a red car", "night falls", "it snows")
 CLIP = np.random.default_rng(0).integers(0, 256, (22, 24, 40, 3), dtype=np.uint8)
+
+
+def test_views_turn_when_the_next_part_is_told():
+    assert course.PART == PART  # worlds are below streams and cannot ask them
 
 
 class StoryText(HashText):
