@@ -15,12 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 
 from causvid import config
 from causvid.bundle import SPEC_FILE, ModelConfig, TeacherSampling
 from causvid.checkpoints import load_dit
 from causvid.codecs.vista import VistaCodec
 from causvid.export import save_original
+from causvid.flow import Guidance
 from causvid.presets import VISTA_NOISE, VISTA_STUDENT, VISTA_STUDENT_FRAMEWISE
 from causvid.rollout import RolloutConfig
 from causvid.text.vista import VistaText
@@ -30,7 +32,7 @@ FIRST_SIGMAS = (1.0, 0.97, 0.9, 0.75, 0.0)  # one latent frame alone needs more 
 PACKAGED = Path(__file__).parent.parent / "src/causvid/weights/vista"
 
 
-def spec(guidance: float, student: RolloutConfig, is_told_of_the_view: bool) -> ModelConfig:
+def spec(guidance: Guidance, student: RolloutConfig, is_told_of_the_view: bool) -> ModelConfig:
     assert student.shift is not None
     return ModelConfig(
         name="vista",
@@ -47,6 +49,11 @@ def spec(guidance: float, student: RolloutConfig, is_told_of_the_view: bool) -> 
     )
 
 
+def read_guidance(text: str) -> Guidance:
+    """3, or {"steps": [[1, 3], [0.8, 2]]}."""
+    return TypeAdapter(Guidance).validate_json(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", type=Path, help="folder with teacher.safetensors, text.safetensors")
@@ -56,7 +63,7 @@ def main() -> None:
     )
     parser.add_argument("--framewise", action="store_true", help="the student makes one latent frame at a time")
     parser.add_argument("--codec", type=Path, help="codec.safetensors of a run (default: the packaged one)")
-    parser.add_argument("--guidance", type=float, default=3.0, help="the teacher's, as chosen by a sweep")
+    parser.add_argument("--guidance", type=read_guidance, default=3.0, help="the teacher's, as chosen by a sweep")
     parser.add_argument("--out", type=Path, default=PACKAGED, help="another folder, to be loaded as a model")
     options = parser.parse_args()
     out: Path = options.out

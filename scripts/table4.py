@@ -47,7 +47,7 @@ def in_force(timeline: Timeline, second: float) -> str:
     return [prompt for start, prompt in timeline if start <= second][-1]
 
 
-def clips_in_a_row(model: Model, steps: int, guidance: float) -> Streamer:
+def clips_in_a_row(model: Model, steps: int, guidance: flow.Guidance) -> Streamer:
     """A teacher that sees both ways knows nothing beyond its clip: for more, clips are set end to end."""
 
     def make(timeline: Timeline, num_frames: int, seed: int) -> np.ndarray:
@@ -64,7 +64,7 @@ def clips_in_a_row(model: Model, steps: int, guidance: float) -> Streamer:
     return make
 
 
-def chunks_in_many_steps(model: Model, steps: int, guidance: float) -> Streamer:
+def chunks_in_many_steps(model: Model, steps: int, guidance: flow.Guidance) -> Streamer:
     """A causal teacher: every chunk is integrated with guidance, behind what it made before."""
     network, how, grid = model.need_teacher(), model.cfg.rollout, flow.sigma_grid(steps, model.cfg.teacher.shift)
     shape = (1, how.chunk, *model.latent_shape)
@@ -87,7 +87,7 @@ def chunks_in_many_steps(model: Model, steps: int, guidance: float) -> Streamer:
 
             def field(x: Tensor, sigma: Tensor, texts=texts, pasts=pasts) -> Tensor:
                 seen, unseen = (network(x, sigma, text, past=past) for text, past in zip(texts, pasts))
-                return flow.guide(seen, unseen, guidance)
+                return flow.guide(seen, unseen, guidance, sigma)
 
             noise = carry_rows(model.cfg.view_noise, chunk_noise(seed, len(parts), 0, shape), travel, [(seed, 0)])
             noise = noise.to(model.device, model.dtype)
