@@ -1,6 +1,6 @@
 """Vista's clips for training: which scenes go into which pool, and what a patch is said to show."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -78,16 +78,19 @@ def seldom_scene(seed: int) -> vista.Scene:
     """Number seed - FIRST_SELDOM of the scenes in which, at some time, the next of SELDOM is to be seen."""
     number = seed - FIRST_SELDOM
     kind, value = SELDOM[number % len(SELDOM)]
-    first = FIRST_SELDOM + number * SCENES_PER_SELDOM
-    scenes = map(vista.sample_scene, range(first, first + SCENES_PER_SELDOM))
+    scenes = _looked_through(FIRST_SELDOM, number, SCENES_PER_SELDOM)
     return next(scene for scene in scenes if value in [vars(scene)[kind], *(event.target for event in scene.events)])
 
 
 def changing_scene(seed: int) -> vista.Scene:
     """Number seed - FIRST_CHANGING of the scenes in which something changes that shows everywhere in the picture."""
-    first = FIRST_CHANGING + (seed - FIRST_CHANGING) * SCENES_PER_CHANGING
-    scenes = map(vista.sample_scene, range(first, first + SCENES_PER_CHANGING))
+    scenes = _looked_through(FIRST_CHANGING, seed - FIRST_CHANGING, SCENES_PER_CHANGING)
     return next(scene for scene in scenes if any(event.kind in CHANGES for event in scene.events))
+
+
+def _looked_through(first: int, number: int, count: int) -> Iterator[vista.Scene]:
+    """The scenes among which clip `number` of a pool looks for its own: no two clips share one."""
+    return map(vista.sample_scene, range(first + number * count, first + (number + 1) * count))
 
 
 def patch_classes(scene: vista.Scene, state: vista.State) -> np.ndarray:

@@ -18,9 +18,7 @@ from causvid.worlds.vista.tracks import CAMERA_SPEEDS, SWEEP_PERIOD, SWEEP_UNITS
 HEIGHT = 64  # units: pixels of the usual picture
 LATENTS = 8  # rows of its latents
 FRAME = 1 / 3  # seconds of a latent frame
-FIRST = (
-    FRAME * 3 / 4
-)  # from the first one, a picture by itself, to the middle of the next, of four (truth.latent_frames)
+FIRST = FRAME * 3 / 4  # from the first one, a single picture, to the middle of the next (truth.latent_frames)
 EASE = 3  # latent frames in which the view takes up another speed
 PART = 7  # latent frames until what a prompt tells in advance happens (causvid.story)
 
