@@ -67,6 +67,9 @@ def latents(
     long: Annotated[int, typer.Option(help="Clips of 21 latent frames.")] = 3_072,
     changing: Annotated[int, typer.Option(help="Such clips in which light, weather or a colour changes.")] = 1_024,
     seldom: Annotated[int, typer.Option(help="Such clips in which something moves as it seldom does.")] = 1_024,
+    unseen: Annotated[
+        int, typer.Option(help="Such clips to tell learning from remembering by; none learns from them.")
+    ] = 32,
     workers: Annotated[int, typer.Option(help="Processes that render and encode.")] = 1,
 ) -> None:
     """Render Vista and encode it: the pools of latents that the training stages read."""
@@ -81,6 +84,7 @@ def latents(
             num_long=long,
             num_changing=changing,
             num_seldom=seldom,
+            num_unseen=unseen,
             num_workers=workers,
             on_shard=lambda done, total: progress.update(task, completed=done, total=total),
         )

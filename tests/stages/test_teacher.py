@@ -141,6 +141,52 @@ def test_resumed_equals_uninterrupted(data, tmp_path):
     )
 
 
+class Rememberer(nn.Module):
+    """Knows a few clips and nothing else: what it is shown, it takes for the nearest of them."""
+
+    def __init__(self, clips: torch.Tensor) -> None:
+        super().__init__()
+        self.clips = clips
+
+    def forward(self, x_t, sigma, text, **_):
+        level = sigma[:, :, None, None, None]
+        rest = x_t[:, None] - (1 - level[:, None]) * self.clips  # [B, clips, T, C, h, w]
+        nearest = self.clips[rest.flatten(2).norm(dim=2).argmin(dim=1)]
+        return flow.velocity(nearest, (x_t - (1 - level) * nearest) / level)
+
+
+def test_what_is_remembered_shows_beside_clips_that_are_not_learnt_from(data, tmp_path):
+    with_others = shutil.copytree(data, tmp_path / "latents")
+    spec = PoolSpec("others", 5, 6, first_seed=100)
+    write_shard(with_others / "others/shard-00000.safetensors", spec, spec.seeds(0), Squares(), Squares())
+    low = (LengthConfig("images", 1, 4, (1.0,)), LengthConfig("clips", 5, 2, (0.1,)))  # levels at which clips are told
+
+    def checked(unseen: str, run: str) -> dict[str, float]:
+        sitting = Sitting(
+            config(with_others, lengths=low, unseen=unseen, align_weight=0.0),
+            tmp_path / run,
+            torch.device("cpu"),
+            WORLD,
+        )
+        (clips,) = sitting.pools[1].latents
+        sitting.teacher.model = Rememberer(clips.float())
+        sitting.look(1.0)
+        return json.loads((tmp_path / run / "metrics.jsonl").read_text())
+
+    told = checked("others", "run")
+    assert told["seen"] < 1e-6 and told["unseen"] > 0.1
+    same = checked("clips", "same")
+    assert same["seen"] == same["unseen"] == told["seen"]
+
+
+def test_a_pool_that_is_not_learnt_from_may_be_missing_but_not_of_another_length(data, tmp_path, capsys):
+    Sitting(config(data, unseen="unseen"), tmp_path / "run", torch.device("cpu"), WORLD).look(0.0)
+    assert "no 'unseen'" in capsys.readouterr().err
+    lengths = (LengthConfig("clips", 5, 2, (2.0,)),)
+    with pytest.raises(UserError, match="1 latent frames, those learnt from have 5"):
+        Sitting(config(data, lengths=lengths, unseen="images"), tmp_path / "other", torch.device("cpu"), WORLD)
+
+
 def test_a_run_folder_tells_everything(data, tmp_path):
     cfg = config(data)
     teacher.train(cfg, tmp_path, steps=10, world=WORLD)

@@ -18,6 +18,7 @@ HEIGHT, WIDTH, FPS = 64, 112, 12
 TOKEN_PIXELS = 16  # a patch of the network: 2 x 2 latents of 8 x 8 pixels
 CAPTIONS_PER_CLIP = 4
 VIEWS_PER_SCENE = 4  # drawing the scenery is most of the cost of one picture, so a scene gives several
+FIRST_UNSEEN = 1_700_000_000  # seeds from here on are of clips that nothing learns from
 FIRST_CHANGING = 1_800_000_000  # seeds from here on are of clips in which light, weather or a colour changes
 CHANGES = ("light", "weather", "colour")
 SCENES_PER_CHANGING = 32  # are looked through for one that changes; nearly every second does
@@ -129,10 +130,11 @@ def make_vista_cache(
     num_long: int,
     num_changing: int = 0,
     num_seldom: int = 0,
+    num_unseen: int = 0,
     num_workers: int = 1,
     on_shard: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Pools `images` (1 latent frame), `short` (6), `long`, `changing` and `seldom` (21), no scene in two."""
+    """Pools `images` (1 latent frame), `short` (6), `long`, `changing`, `seldom` and `unseen` (21), no scene in two."""
     from causvid.codecs.vista import VistaCodec
 
     pools = [
@@ -141,6 +143,7 @@ def make_vista_cache(
         PoolSpec("long", 21, num_long, clips_per_shard=64, first_seed=1_500_000_000),
         PoolSpec("changing", 21, num_changing, clips_per_shard=64, first_seed=FIRST_CHANGING),
         PoolSpec("seldom", 21, num_seldom, clips_per_shard=64, first_seed=FIRST_SELDOM),
+        PoolSpec("unseen", 21, num_unseen, clips_per_shard=32, first_seed=FIRST_UNSEEN),
     ]
     write_cache(
         folder,

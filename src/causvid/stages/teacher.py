@@ -52,10 +52,9 @@ from causvid.view_noise import ViewNoise, carry_rows, set_free
 LOG_EVERY = 10  # steps
 STATUS_SECONDS = 20.0
 SHEET_SEED = 0x5EED
-MOTION_PIXELS, NUM_MOTIONS = (
-    2,
-    17,
-)  # motions are told apart in steps of so many pixels, right and down, none in the middle
+CHECK_BATCHES = 6  # of clips that are learnt from, and of others, when a run looks at what it remembers
+MOTION_PIXELS = 2  # motions are told apart in steps of so many pixels, right and down
+NUM_MOTIONS = 17  # such steps, none in the middle
 SETTLED = 0.9  # the level below which one can tell where a figure is: there, weights do not shift what is likely
 
 # ---- config --------------------------------------------------------------------------------------------------------
@@ -103,6 +102,9 @@ class TeacherConfig:
     figure_weight: float = 1.0
     first_figure: int = FIRST_FIGURE  # patch classes from this number on are figures
     view_noise: ViewNoise | None = None  # noise that moves with the view, where clips tell how that moves
+    # A pool of clips that are never learnt from: beside the loss of those of their length that are, it tells what is
+    # remembered instead of learnt
+    unseen: str | None = None
     free_noise: float = 0.2  # the share of clips whose noise does not, so that clips of an unknown camera can be made
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     compile: bool = False
@@ -125,6 +127,7 @@ VISTA = TeacherConfig(
     model=VISTA_DIT,
     text=VISTA_TEXT,
     data="local/latents",
+    unseen="unseen",
     lengths=(
         LengthConfig("images", 1, 32, shifts=(1.5, 4, 12)),
         LengthConfig("short", 6, 10, shifts=(2, 5, 25)),
@@ -276,7 +279,7 @@ def train(
         Budget(minutes, steps, sitting.seconds),
         save_minutes=cfg.checkpoint_minutes,
         show_minutes=cfg.sample_minutes,
-        show=sitting.write_sheet,
+        show=sitting.look,
     )
     return sitting.weights
 
@@ -289,6 +292,7 @@ class Sitting:
             parallel.my_rows(length.batch)  # one that does not split is told at once, not at its first step
         self.cfg, self.device, self.world = cfg, device, world
         self.pools = [Pool(Path(cfg.data), length.pool) for length in cfg.lengths]
+        self.unseen = self.find_unseen()
         self.weights = run_dir / "weights"
         self.run = Run(run_dir, cfg, data=" ".join(pool.identity for pool in self.pools))
         torch.manual_seed(cfg.seed)
@@ -308,6 +312,10 @@ class Sitting:
         self.optimizers = build_optimizers(cfg.optim, trained)
         still = [pool.name for pool in self.pools if pool.clip_shape[0] > 1 and not pool.tells_motion]
         silent = [pool.name for pool in self.pools if pool.clip_shape[0] > 1 and not pool.tells_travel]
+        if cfg.unseen is not None and self.unseen is None:
+            self.run.status(
+                f"no '{cfg.unseen}' in {cfg.data}, so it stays open how much is remembered instead of learnt"
+            )
         if cfg.view_noise is not None and silent:
             self.run.status(f"clips of {', '.join(silent)} do not tell how the view moves: taken as views that rest")
         if cfg.align_weight and cfg.motion_weight and still:
@@ -381,6 +389,40 @@ class Sitting:
         cfg, dtype = self.cfg, getattr(torch, self.cfg.dtype)
         bounds = chunk_bounds(num_frames, cfg.chunk) if cfg.sight == "causal" else None
         return lambda x_t, sigma, text: model(x_t.to(dtype), sigma, text, bounds=bounds, travel=travel).float()
+
+    def find_unseen(self) -> tuple[Pool, int] | None:
+        """The pool that is not learnt from, and the first length of this run that its clips have."""
+        cfg = self.cfg
+        if cfg.unseen is None or not (Path(cfg.data) / cfg.unseen).is_dir():
+            return None
+        pool = Pool(Path(cfg.data), cfg.unseen)
+        frames = [length.num_frames for length in cfg.lengths]
+        if pool.clip_shape[0] not in frames:
+            raise UserError(
+                f"clips of '{cfg.unseen}' have {pool.clip_shape[0]} latent frames, those learnt from have "
+                f"{', '.join(map(str, frames))}; set unseen to null or to a pool of one of these lengths."
+            )
+        return pool, frames.index(pool.clip_shape[0])
+
+    def look(self, progress: float) -> None:
+        self.write_sheet(progress)
+        if self.unseen is not None:
+            unseen, index = self.unseen
+            losses = {
+                name: self.check_loss(pool, self.cfg.lengths[index])
+                for name, pool in (("seen", self.pools[index]), ("unseen", unseen))
+            }
+            self.run.log(self.step, **losses)
+            self.run.status("loss of clips learnt from {seen:.4f}, of others {unseen:.4f}".format(**losses))
+
+    @torch.no_grad()
+    def check_loss(self, pool: Pool, length: LengthConfig) -> float:
+        """Of the same clips of a pool every time; levels and noise do not depend on the pool."""
+        rng, losses = seeded(SHEET_SEED), []
+        for number in range(CHECK_BATCHES):
+            batch = pool.batch(number * length.batch, length.batch, length.num_frames, SHEET_SEED)
+            losses.append(parallel.mean_over_ranks(self.loss(batch, length, rng)[1].mean()))
+        return float(torch.stack(losses).mean())
 
     @torch.no_grad()
     def write_sheet(self, progress: float) -> None:
