@@ -23,6 +23,7 @@ from causvid.checkpoints import load_dit
 from causvid.codecs.vista import VistaCodec
 from causvid.export import save_original
 from causvid.flow import Guidance
+from causvid.models.dit import VideoDiT
 from causvid.presets import VISTA_NOISE, VISTA_STUDENT, VISTA_STUDENT_FRAMEWISE
 from causvid.rollout import RolloutConfig
 from causvid.text.vista import VistaText
@@ -54,9 +55,22 @@ def read_guidance(text: str) -> Guidance:
     return TypeAdapter(Guidance).validate_json(text)
 
 
+def mean_of(folders: list[Path], name: str) -> VideoDiT:
+    first, *others = [load_dit(folder / name).float() for folder in folders]
+    with torch.no_grad():
+        for p, *same in zip(*(network.parameters() for network in (first, *others)), strict=True):
+            p.copy_(torch.stack([p, *same]).mean(0))
+    return first
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", type=Path, help="folder with teacher.safetensors, text.safetensors")
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        nargs="+",
+        help="folder with teacher.safetensors, text.safetensors; of several, the mean of their weights",
+    )
     parser.add_argument("--guide", type=Path, help="a worse teacher to guide that one, guide.safetensors of its run")
     parser.add_argument(
         "--student", type=Path, nargs="+", help="folder with student.safetensors; of several, the mean of their weights"
@@ -73,21 +87,18 @@ def main() -> None:
         VistaCodec.load(codec)  # or it is refused
         shutil.copyfile(codec, out / "codec.safetensors")
     if options.teacher:
-        teacher = load_dit(options.teacher / "teacher.safetensors")
+        teacher = mean_of(options.teacher, "teacher.safetensors")
         save_original(teacher, out / "teacher.safetensors", dtype=torch.bfloat16)
-        VistaText.load(options.teacher / "text.safetensors").save(out / "text.safetensors")
+        VistaText.load(options.teacher[0] / "text.safetensors").save(out / "text.safetensors")
         in_chunks = replace(VISTA_STUDENT, first_sigmas=FIRST_SIGMAS)
-        student = VISTA_STUDENT_FRAMEWISE if options.framewise else in_chunks
-        how = spec(options.guidance, student, is_told_of_the_view=bool(teacher.cfg.parallax))
+        rollout = VISTA_STUDENT_FRAMEWISE if options.framewise else in_chunks
+        how = spec(options.guidance, rollout, is_told_of_the_view=bool(teacher.cfg.parallax))
         (out / SPEC_FILE).write_text(json.dumps(config.to_json(how), indent=2) + "\n")
     if options.guide:
         save_original(load_dit(options.guide), out / "guide.safetensors", dtype=torch.bfloat16)
     if options.student:
-        student, *others = [load_dit(folder / "student.safetensors") for folder in options.student]
-        averaged = torch.optim.swa_utils.AveragedModel(student)
-        for network in (student, *others):
-            averaged.update_parameters(network)
-        save_original(averaged.module, out / "student.safetensors", dtype=torch.bfloat16)
+        student = mean_of(options.student, "student.safetensors")
+        save_original(student, out / "student.safetensors", dtype=torch.bfloat16)
     (out / "config.json").unlink(missing_ok=True)  # the weight files carry their configuration themselves
     sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}" for p in sorted(out.glob("*.safetensors"))]
     (out / "SHA256SUMS").write_text("\n".join(sums) + "\n")
