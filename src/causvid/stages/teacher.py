@@ -102,10 +102,10 @@ class TeacherConfig:
     figure_weight: float = 1.0
     first_figure: int = FIRST_FIGURE  # patch classes from this number on are figures
     view_noise: ViewNoise | None = None  # noise that moves with the view, where clips tell how that moves
+    free_noise: float = 0.2  # the share of clips whose noise does not, so that clips of an unknown camera can be made
     # A pool of clips that are never learnt from: beside the loss of those of their length that are, it tells what is
     # remembered instead of learnt
     unseen: str | None = None
-    free_noise: float = 0.2  # the share of clips whose noise does not, so that clips of an unknown camera can be made
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     compile: bool = False
     seed: int = 0
@@ -292,7 +292,7 @@ class Sitting:
             parallel.my_rows(length.batch)  # one that does not split is told at once, not at its first step
         self.cfg, self.device, self.world = cfg, device, world
         self.pools = [Pool(Path(cfg.data), length.pool) for length in cfg.lengths]
-        self.unseen = self.find_unseen()
+        self.checked = self.find_checked()
         self.weights = run_dir / "weights"
         self.run = Run(run_dir, cfg, data=" ".join(pool.identity for pool in self.pools))
         torch.manual_seed(cfg.seed)
@@ -312,7 +312,7 @@ class Sitting:
         self.optimizers = build_optimizers(cfg.optim, trained)
         still = [pool.name for pool in self.pools if pool.clip_shape[0] > 1 and not pool.tells_motion]
         silent = [pool.name for pool in self.pools if pool.clip_shape[0] > 1 and not pool.tells_travel]
-        if cfg.unseen is not None and self.unseen is None:
+        if cfg.unseen is not None and self.checked is None:
             self.run.status(
                 f"no '{cfg.unseen}' in {cfg.data}, so it stays open how much is remembered instead of learnt"
             )
@@ -390,8 +390,8 @@ class Sitting:
         bounds = chunk_bounds(num_frames, cfg.chunk) if cfg.sight == "causal" else None
         return lambda x_t, sigma, text: model(x_t.to(dtype), sigma, text, bounds=bounds, travel=travel).float()
 
-    def find_unseen(self) -> tuple[Pool, int] | None:
-        """The pool that is not learnt from, and the first length of this run that its clips have."""
+    def find_checked(self) -> tuple[LengthConfig, dict[str, Pool]] | None:
+        """Clips that are learnt from and clips that are not, of the first length of this run that the latter have."""
         cfg = self.cfg
         if cfg.unseen is None or not (Path(cfg.data) / cfg.unseen).is_dir():
             return None
@@ -402,16 +402,14 @@ class Sitting:
                 f"clips of '{cfg.unseen}' have {pool.clip_shape[0]} latent frames, those learnt from have "
                 f"{', '.join(map(str, frames))}; set unseen to null or to a pool of one of these lengths."
             )
-        return pool, frames.index(pool.clip_shape[0])
+        index = frames.index(pool.clip_shape[0])
+        return cfg.lengths[index], {"seen": self.pools[index], "unseen": pool}
 
     def look(self, progress: float) -> None:
         self.write_sheet(progress)
-        if self.unseen is not None:
-            unseen, index = self.unseen
-            losses = {
-                name: self.check_loss(pool, self.cfg.lengths[index])
-                for name, pool in (("seen", self.pools[index]), ("unseen", unseen))
-            }
+        if self.checked is not None:
+            length, pools = self.checked
+            losses = {name: self.check_loss(pool, length) for name, pool in pools.items()}
             self.run.log(self.step, **losses)
             self.run.status("loss of clips learnt from {seen:.4f}, of others {unseen:.4f}".format(**losses))
 
