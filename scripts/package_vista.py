@@ -26,8 +26,10 @@ from causvid.flow import Guidance
 from causvid.models.dit import VideoDiT
 from causvid.presets import VISTA_NOISE, VISTA_STUDENT, VISTA_STUDENT_FRAMEWISE
 from causvid.rollout import RolloutConfig
+from causvid.sample import Renewal
 from causvid.text.vista import VistaText
 
+RENEWAL = Renewal(eta=1.0, until=0.4)  # below, where nothing is decided any more, it only costs words (docs/log.md)
 FIRST_SIGMAS = (1.0, 0.97, 0.9, 0.75, 0.0)  # one latent frame alone needs more steps where scenes are decided
 
 PACKAGED = Path(__file__).parent.parent / "src/causvid/weights/vista"
@@ -45,7 +47,7 @@ def spec(guidance: Guidance, student: RolloutConfig, is_told_of_the_view: bool) 
         text="vista",
         rollout=student,
         recipes={"framewise": replace(student, chunk=1)} if student.chunk > 1 else {},
-        teacher=TeacherSampling(steps=50, guidance=guidance, shift=student.shift),
+        teacher=TeacherSampling(steps=50, guidance=guidance, shift=student.shift, renewal=RENEWAL),
         view_noise=VISTA_NOISE if is_told_of_the_view else None,
     )
 

@@ -55,8 +55,9 @@ def clips_in_a_row(model: Model, steps: int, guidance: flow.Guidance) -> Streame
         for start in range(0, num_frames, NUM_FRAMES):
             prompt = in_force(timeline, start / model.cfg.fps)
             own_seed = seed if start == 0 else mix(seed, start) % 2**31
+            seconds = NUM_FRAMES / model.cfg.fps
             clip = model.sample(
-                prompt, seconds=NUM_FRAMES / model.cfg.fps, steps=steps, guidance=guidance, seed=own_seed
+                prompt, seconds=seconds, steps=steps, guidance=guidance, seed=own_seed, renewal=sample.ODE
             )
             parts.append(clip[:NUM_FRAMES])
         return np.concatenate(parts)[:num_frames]
@@ -73,7 +74,7 @@ def chunks_in_many_steps(model: Model, steps: int, guidance: flow.Guidance) -> S
     def make(timeline: Timeline, num_frames: int, seed: int) -> np.ndarray:
         cache_shape = network.cache_shape(*shape[-2:])
         caches = [KVCache(cache_shape, how.policy, dtype=model.dtype, device=model.device) for _ in range(2)]
-        decode, made, course, told = model.codec.decode_stream(), 0, model.course(seed), ""
+        decode, made, course, told = model.codec.decode_stream(), 0, model.course(seed, network), ""
         parts: list[np.ndarray] = []
         no_text = model.text([model.cfg.no_prompt]).to(model.device, model.dtype)
         while made < num_frames:
@@ -148,7 +149,8 @@ def read_rows(
         model, parts = load_candidate(weights, role, options.device)
         guidance = options.guidance if role == "teacher" else None
         steps = options.steps if role == "teacher" else None
-        settings = settings_of(model, weights, parts, role, steps, guidance, story=False)  # networks alone are compared
+        eta = 0.0 if role == "teacher" else None  # an ODE in all rows: what a network sees is compared
+        settings = settings_of(model, weights, parts, role, steps, guidance, story=False, eta=eta)  # networks alone
         trial = RowTrial(file.parent / "rows" / name, model, settings, truths, told)
         trial.streamer = students_own(model)
         if settings.guidance is not None:

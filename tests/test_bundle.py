@@ -26,6 +26,23 @@ def test_sampling_the_teacher_is_the_guided_ode(model):
     assert np.array_equal(frames, frames_from_video(model.codec.decode(expected)))
 
 
+def test_a_teacher_whose_noise_is_renewed_draws_it_from_its_seed(model):
+    how = replace(model.cfg.teacher, renewal=sample.Renewal(1.0, 0.3), guidance=1.0, steps=4)
+    model.cfg = replace(model.cfg, teacher=how)
+    field, grid = sample.guided(random_dit(), model.text(["a red car"]), None, 1.0), flow.sigma_grid(4, 5.0)
+
+    def noise(number):
+        return chunk_noise(9, 0, number, (1, 3, *model.latent_shape)).to(model.dtype)
+
+    def made(**options):
+        return model.sample_latents("a red car", seconds=0.5, seed=9, **options)
+
+    ode = sample.euler(field, noise(0), grid)
+    expected = sample.euler(field, noise(0), grid, renewal=how.renewal, noise=noise)
+    assert torch.equal(made(), expected) and (expected - ode).abs().max() > 0.1
+    assert torch.equal(made(renewal=sample.ODE), ode)
+
+
 def test_a_guide_makes_the_pass_without_words(model):
     model.guide_source = lambda: random_dit(seed=5)
     latents = model.sample_latents("a red car", seconds=0.5, steps=4, guidance=3.0, seed=9)

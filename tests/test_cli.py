@@ -62,6 +62,8 @@ def test_help_is_quick():
         (["generate", "x", "-o", "clip.mp4", "--at", "4s"], "lacks a prompt"),
         (["generate", "x", "-o", "clip.mp4", "--model", "/nowhere"], "there is no model '/nowhere'"),
         (["generate", "x", "-o", "clip.mp4", "--teacher", "--at", "1s", "y"], "leave out --teacher or --at"),
+        (["generate", "x", "-o", "clip.mp4", "--eta", "1"], "add --teacher"),
+        (["generate", "x", "-o", "clip.mp4", "--guidance", "3"], "add --teacher"),
         (["convert", "/nowhere", "-o", "x", "--to", "onnx"], "no layout 'onnx'"),
         (["convert", "/nowhere", "-o", "x"], "/nowhere"),
         (["config", "diff", "/nowhere", "/nowhere"], "not a configuration"),

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from causvid import flow, sample
+from causvid.errors import UserError
 
 MEAN, SPREAD = 1.5, 0.3
 
@@ -27,6 +28,54 @@ def test_euler_is_first_order_and_heun_second():
     assert error(sample.euler, 64) / error(sample.euler, 128) == pytest.approx(2, rel=0.1)
     assert error(sample.heun, 64) / error(sample.heun, 128) == pytest.approx(4, rel=0.15)
     assert error(sample.heun, 50) < 1e-3 < error(sample.euler, 50) < 0.05
+
+
+def test_renewed_noise_forgets_where_it_began_and_ends_in_the_data():
+    rng = torch.Generator().manual_seed(1)
+    x, grid = torch.zeros(4096, 1, 1, 1, 1, dtype=torch.float64), flow.sigma_grid(200)
+
+    def made(renewal):
+        return sample.euler(
+            gaussian_velocity, x, grid, renewal=renewal, noise=lambda k: torch.randn(x.shape, generator=rng)
+        )
+
+    assert made(sample.ODE).std() == 0  # one beginning, one end
+    clips = made(sample.Renewal(eta=1.0))
+    assert clips.mean().item() == pytest.approx(MEAN, abs=0.02)
+    assert clips.std().item() == pytest.approx(SPREAD, rel=0.05)
+
+
+def test_noise_is_asked_for_by_number_after_every_step_down_to_a_level():
+    x, grid, asked = torch.randn(1, 2, 1, 2, 2), [1.0, 0.8, 0.5, 0.4, 0.0], []
+
+    def noise(number):
+        asked.append(number)
+        return torch.zeros_like(x)
+
+    def made(sigmas, start, **options):
+        return sample.euler(gaussian_velocity, start, sigmas, **options)
+
+    assert torch.equal(made(grid, x, renewal=sample.ODE, noise=noise), made(grid, x)) and not asked
+    renewal = sample.Renewal(eta=1.0, until=0.5)
+    high = made(grid[:3], x, renewal=renewal, noise=noise)
+    assert asked == [1, 2]
+    torch.testing.assert_close(made(grid, x, renewal=renewal, noise=noise), made(grid[2:], high))
+    assert sample.Renewal(1.0).share(0.5, 0.0) == 0.0 and sample.Renewal(1.0).share(1.0, 0.9) == 1.0
+
+
+def test_the_share_that_is_renewed_is_that_of_the_reverse_process():
+    sigma, after = 0.8, 0.6
+    before, later = sigma / (1 - sigma), after / (1 - after)  # deviations of noise per data, as in EDM
+    up = (later**2 * (before**2 - later**2) / before**2) ** 0.5
+    assert sample.Renewal(1.0).share(sigma, after) == pytest.approx(up / later)
+    assert sample.Renewal(0.5).share(sigma, after) == pytest.approx(0.5 * up / later)
+    assert sample.Renewal(9.0).share(sigma, after) == 1.0
+
+
+@pytest.mark.parametrize("wrong", [{"eta": -1.0}, {"eta": float("nan")}, {"eta": float("inf")}, {"until": 1.5}])
+def test_impossible_renewals_are_refused(wrong):
+    with pytest.raises(UserError, match="eta of 0 or more"):
+        sample.Renewal(**wrong)
 
 
 def test_guidance_of_one_never_calls_the_empty_prompt():

@@ -26,6 +26,7 @@ from causvid.lora import LoraSet
 from causvid.models.dit import TextMemory, VideoDiT
 from causvid.noise import chunk_noise
 from causvid.rollout import RolloutConfig
+from causvid.sample import ODE, Noise, Renewal
 from causvid.session import Session, StreamOptions, frames_from_video
 from causvid.shapes import FrameSigma, Latents, Text
 from causvid.text import Navigator, TextEncoder, Understood, clean_prompt
@@ -41,6 +42,7 @@ class TeacherSampling:
     steps: int
     guidance: flow.Guidance
     shift: float
+    renewal: Renewal = ODE
 
 
 @dataclass(frozen=True)
@@ -192,11 +194,12 @@ class Model:
         steps: int | None = None,
         guidance: flow.Guidance | None = None,
         seed: int = 0,
+        renewal: Renewal | None = None,
         on_step: Callable[[int, Latents], None] | None = None,
     ) -> np.ndarray:
         """A whole clip from the teacher, many steps, every frame attending to every other. uint8 [F, H, W, 3]."""
         latents = self.sample_latents(
-            prompt, seconds=seconds, steps=steps, guidance=guidance, seed=seed, on_step=on_step
+            prompt, seconds=seconds, steps=steps, guidance=guidance, seed=seed, renewal=renewal, on_step=on_step
         )
         with torch.no_grad():
             return frames_from_video(self.codec.decode(latents.to(self.codec.dtype)))
@@ -210,6 +213,7 @@ class Model:
         steps: int | None = None,
         guidance: flow.Guidance | None = None,
         seed: int = 0,
+        renewal: Renewal | None = None,
         on_step: Callable[[int, Latents], None] | None = None,
     ) -> Latents:
         how = self.cfg.teacher
@@ -218,13 +222,22 @@ class Model:
         if steps < 1:
             raise UserError(f"sampling needs at least 1 step, got {steps}")
         shape = (1, self.latents_for(seconds), *self.latent_shape)
-        noise, travel, course = chunk_noise(seed, 0, 0, shape), None, self.course(seed, self.need_teacher())
+        travel, course = None, self.course(seed, self.need_teacher())
         if course is not None:
             travel = course.after(prompt).advance(shape[1])[0][None]
-            noise = carry_rows(self.cfg.view_noise, noise, travel, [(seed, 0)])
-        x = noise.to(device=self.device, dtype=self.dtype)
-        field = self.guided(self.embed([prompt]), guidance, travel)
-        return sample.euler(field, x, flow.sigma_grid(steps, how.shift), on_step)
+        noise = self.noise(seed, 0, shape, travel)
+        field, levels = self.guided(self.embed([prompt]), guidance, travel), flow.sigma_grid(steps, how.shift)
+        return sample.euler(field, noise(0), levels, on_step, renewal or how.renewal, noise)
+
+    def noise(self, seed: int, chunk: int, shape: tuple[int, ...], travel: Tensor | None) -> Noise:
+        """Of a clip that begins with this chunk of a stream, in a view that moves so."""
+
+        def draw(number: int) -> Latents:
+            own = chunk_noise(seed, chunk, number, shape)
+            carried = carry_rows(self.cfg.view_noise, own, travel, [(seed, number)])
+            return carried.to(device=self.device, dtype=self.dtype)
+
+        return draw
 
     def latents_for(self, seconds: float | None) -> int:
         """Latent frames whose pixels last at least `seconds`; a training clip where nothing is asked for."""

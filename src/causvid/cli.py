@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ import typer
 from causvid import cli_evaluate, cli_studio, cli_train
 from causvid.cli_options import (
     DeviceOption,
+    EtaOption,
     LoraOption,
     ModelOption,
     OutOption,
@@ -64,6 +66,7 @@ def generate(
     window: Annotated[int | None, typer.Option(help="Latent frames a chunk looks back on.")] = None,
     teacher: Annotated[bool, typer.Option("--teacher", help="Sample the slow bidirectional teacher instead.")] = False,
     guidance: Annotated[float | None, typer.Option(help="Guidance of the teacher; 1 is none.")] = None,
+    eta: EtaOption = None,
     device: DeviceOption = None,
     student: StudentOption = None,
     recipe: RecipeOption = None,
@@ -79,10 +82,12 @@ def generate(
     timeline = [read_change(text) for text in at or []]
     if teacher and timeline:
         raise UserError("the teacher makes a clip as a whole and cannot change its prompt; leave out --teacher or --at")
+    if not teacher and (guidance is not None or eta is not None):
+        raise UserError("--guidance and --eta are of the teacher, a student has neither; add --teacher")
     loaded = load_model(model, device, student, recipe, lora, size)
     tell_understood(loaded, [prompt, *(text for _, text in timeline)], story and not teacher)
     if teacher:
-        frames = _sample(loaded, prompt, seconds, steps, guidance, seed)
+        frames = _sample(loaded, prompt, seconds, seed, **given(steps=steps, guidance=guidance, eta=eta))
         media.write_video(out, frames, loaded.cfg.fps)
     else:
         session = loaded.session(prompt, seed=seed, story=story, **given(steps=steps, window=window))
@@ -92,16 +97,17 @@ def generate(
     typer.echo(out)
 
 
-def _sample(model: Any, prompt: str, seconds: float, steps: int | None, guidance: float | None, seed: int) -> Any:
+def _sample(model: Any, prompt: str, seconds: float, seed: int, eta: float | None = None, **options: Any) -> Any:
+    renewal = model.cfg.teacher.renewal if eta is None else replace(model.cfg.teacher.renewal, eta=eta)
     with show_progress() as progress:
-        task = progress.add_task("sampling", total=steps or model.cfg.teacher.steps, note="")
+        task = progress.add_task("sampling", total=options.get("steps", model.cfg.teacher.steps), note="")
         return model.sample(
             prompt,
             seconds=seconds,
-            steps=steps,
-            guidance=guidance,
             seed=seed,
+            renewal=renewal,
             on_step=lambda i, _: progress.update(task, completed=i),
+            **options,
         )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from causvid.cli_options import DeviceOption, RecipeOption, StoryOption, show_progress
+from causvid.cli_options import DeviceOption, EtaOption, RecipeOption, StoryOption, show_progress
 from causvid.errors import UserError
 
 evaluate_app = typer.Typer(invoke_without_command=True)
@@ -29,6 +29,7 @@ def evaluate(
     guidance: Annotated[
         str | None, typer.Option(help="Of the teacher. Several, as 1.5,3,5, are tried and one is chosen.")
     ] = None,
+    eta: EtaOption = None,
     seeds: Annotated[int, typer.Option(help="Clips of each of the first 16 prompts, for diversity.")] = 1,
     long: Annotated[float, typer.Option(help="Seconds of eight streams, for drift.")] = 0.0,
     judge: Annotated[
@@ -55,6 +56,8 @@ def evaluate(
         raise UserError("among several values of --guidance one is chosen, and choices are made by --judge select")
     if role == "student" and guidance is not None:
         raise UserError("a student has no guidance, it was distilled from a guided teacher; add --role teacher")
+    if role == "student" and eta is not None:
+        raise UserError("--eta is of the teacher, a student is sampled as its recipe says; add --role teacher")
     if role == "teacher" and recipe is not None:
         raise UserError("a recipe says how a student is run; leave out --recipe, or --role teacher")
     if role == "teacher" and long:
@@ -73,7 +76,7 @@ def evaluate(
     results = []
     with show_progress() as progress:
         for value in values:
-            settings = trial.settings_of(loaded, model, parts, role, steps, value, story)  # type: ignore[arg-type]
+            settings = trial.settings_of(loaded, model, parts, role, steps, value, story, eta)  # type: ignore[arg-type]
             folder = out / f"guidance-{value:g}" if len(values) > 1 else out
             tried = trial.Trial(folder, loaded, settings, out / "truths", _show(progress, settings.label))
             results.append(tried.examine(listed, instruments, seeds=seeds, long=long))

@@ -26,6 +26,10 @@ RecipeOption = Annotated[
         help="How a student is run. Vista: framewise. Wan, with --student: self-forcing (default), causvid-4step, ..."
     ),
 ]
+EtaOption = Annotated[
+    float | None,
+    typer.Option(help="Noise that the teacher draws anew on its way: 0 none (an ODE), 1 as much as diffusion does."),
+]
 LoraOption = Annotated[list[str] | None, typer.Option("--lora", help="FILE or FILE:SCALE; may be repeated.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help=".mp4 .webm .mov .mkv .gif, or a sheet: .png .jpg")]
 

@@ -12,13 +12,11 @@ from torch import Tensor
 
 from causvid import flow, sample
 from causvid.errors import UserError
-from causvid.noise import chunk_noise
 from causvid.pixels import frames_from_video
 from causvid.session import Chunk, Session
 from causvid.situation import through_chunk
 from causvid.story import first_words
 from causvid.take import Event, Shown, Take
-from causvid.view_noise import carry_rows
 
 if TYPE_CHECKING:
     from causvid.bundle import Model
@@ -137,12 +135,12 @@ def render_with_teacher(
     for number, (indices, prompt) in enumerate(pieces):
         x0 = torch.cat([take.latents[index] for index in indices], dim=1).to(device=model.device, dtype=model.dtype)
         travel = None if ways is None else torch.cat([ways[index] for index in indices])[None]
-        eps = chunk_noise(take.seed, indices[0], 0, tuple(x0.shape))
-        eps = carry_rows(model.cfg.view_noise, eps, travel, [(take.seed, 0)]).to(x0)
-        x = flow.add_noise(x0, eps, torch.full(x0.shape[:2], strength, device=x0.device))
+        noise = model.noise(take.seed, indices[0], tuple(x0.shape), travel)
+        x = flow.add_noise(x0, noise(0), torch.full(x0.shape[:2], strength, device=x0.device))
         field = model.guided(model.embed([prompt]), guidance, travel)
         first = number * (len(levels) - 1)
-        refined = sample.euler(field, x, levels, _reporter(on_step, first, len(pieces) * (len(levels) - 1)))
+        tell = _reporter(on_step, first, len(pieces) * (len(levels) - 1))
+        refined = sample.euler(field, x, levels, tell, how.renewal, noise)
         if number == 0 or take.chunks[indices[0]].begins_shot:
             decode = model.codec.decode_stream()
         yield Shown(frames_from_video(decode(refined.to(model.codec.dtype))), indices[0], prompt)

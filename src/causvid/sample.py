@@ -1,13 +1,43 @@
 """Many-step sampling of a bidirectional model: Euler and Heun over any velocity, guidance, trajectories. Stateless."""
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from causvid import flow
+from causvid.errors import UserError
 from causvid.shapes import FrameSigma, Latents, Velocity
 
 Field = Callable[[Latents, FrameSigma], Latents]  # a velocity with its text already chosen
+Noise = Callable[[int], Latents]  # of a draw: 0 is where sampling starts, k comes after the k-th step
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """Noise that is drawn anew on the way down. A network's mistakes are noised over with it and seen again; an ODE
+    keeps them (Karras et al. 2022, section 4)."""
+
+    eta: float = 0.0  # 0: the ODE; 1: as much as the reverse of diffusion draws, "ancestral" elsewhere
+    until: float = 0.0  # none at levels below
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.eta < math.inf and 0 <= self.until <= 1):
+            raise UserError(f"noise is renewed by an eta of 0 or more, down to a level of 0 to 1; got {self!r}")
+
+    def __str__(self) -> str:
+        return f"noise renewed by {self.eta:g}" + (f" down to {self.until:g}" if self.until else "")
+
+    def share(self, sigma: float, sigma_next: float) -> float:
+        """Of the deviation of the noise at `sigma_next`, coming from `sigma`."""
+        if sigma_next == 0 or sigma_next < self.until:
+            return 0.0
+        kept = sigma_next * (1 - sigma) / ((1 - sigma_next) * sigma)  # the ratio of noise to data, after and before
+        return min(1.0, self.eta * (1 - kept**2) ** 0.5)
+
+
+ODE = Renewal()
 
 
 def guided(model: Velocity, text, no_text, guidance: flow.Guidance, guide: Velocity | None = None) -> Field:
@@ -21,12 +51,26 @@ def guided(model: Velocity, text, no_text, guidance: flow.Guidance, guide: Veloc
     return lambda x_t, sigma: flow.guide(model(x_t, sigma, text), other(x_t, sigma, no_text), guidance, sigma)
 
 
-def euler(field: Field, x: Latents, sigmas: Sequence[float], on_step: Callable[[int, Latents], None] | None = None):
-    """x at sigmas[0] -> x at sigmas[-1], first order. `on_step(i, x)` sees the state at sigmas[i], both ends too."""
+def euler(
+    field: Field,
+    x: Latents,
+    sigmas: Sequence[float],
+    on_step: Callable[[int, Latents], None] | None = None,
+    renewal: Renewal = ODE,
+    noise: Noise | None = None,
+):
+    """x at sigmas[0] -> x at sigmas[-1], first order. `on_step(i, x)` sees the state at sigmas[i], both ends too.
+    With `renewal`, part of the noise comes from `noise` after every step."""
     if on_step:
         on_step(0, x)
     for i, (sigma, sigma_next) in enumerate(zip(sigmas[:-1], sigmas[1:])):
-        x = x + (sigma_next - sigma) * field(x, _level(x, sigma))
+        level = _level(x, sigma)
+        v = field(x, level)
+        if noise and (share := renewal.share(sigma, sigma_next)):
+            eps = (1 - share**2) ** 0.5 * flow.eps_from_velocity(x, v, level) + share * noise(i + 1).to(x)
+            x = flow.add_noise(flow.x0_from_velocity(x, v, level), eps, _level(x, sigma_next))
+        else:
+            x = x + (sigma_next - sigma) * v
         if on_step:
             on_step(i + 1, x)
     return x

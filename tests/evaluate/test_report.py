@@ -99,7 +99,13 @@ def test_a_comparison_names_what_it_compares():
     for guidance in (None, 2.5, {"steps": [[1, 3], [0.8, 2]]}):
         report.about |= {"settings": {"model": "m", "role": "teacher", "steps": 4, "guidance": guidance}}
         told.append(_named(report))
-    of = ["", ", guidance 2.5", ", guidance 3, 2 from 0.8 down"]
+    report.about["settings"]["renewal"] = {"eta": 1.0, "until": 0.4}
+    told.append(_named(report))
+    of = [
+        "",
+        ", guidance 2.5",
+        *(", guidance 3, 2 from 0.8 down" + more for more in ("", ", noise renewed by 1 down to 0.4")),
+    ]
     assert told == [f"m (teacher, 4 steps{how})" for how in of]
 
 

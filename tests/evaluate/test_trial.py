@@ -114,8 +114,19 @@ def test_drift_and_diversity_are_in_the_report(open_trial, untrained, tmp_path):
 def test_a_teacher_cannot_stream_and_a_student_has_no_guidance(model):
     settings = settings_of(model, "tiny", SETTINGS.parts, "teacher")
     assert settings.guidance == model.cfg.teacher.guidance and settings.steps == model.cfg.teacher.steps
-    with pytest.raises(UserError, match="no guidance"):
-        settings_of(model, "tiny", SETTINGS.parts, "student", guidance=3.0)
+    for wrong in ({"guidance": 3.0}, {"eta": 1.0}):
+        with pytest.raises(UserError, match="neither guidance nor eta"):
+            settings_of(model, "tiny", SETTINGS.parts, "student", **wrong)
+
+
+def test_clips_of_an_ode_are_not_taken_for_those_of_renewed_noise(model, tmp_path):
+    ode = settings_of(model, "tiny", SETTINGS.parts, "teacher")
+    renewed = settings_of(model, "tiny", SETTINGS.parts, "teacher", eta=1.0)
+    assert renewed.label == f"{ode.label}, noise renewed by 1"
+    made = [Trial(tmp_path / s.label, model, s).make()("a red car", 3) for s in (ode, renewed)]
+    assert not np.array_equal(*made)
+    with pytest.raises(UserError, match="clips of other settings"):
+        Trial(tmp_path / ode.label, model, renewed)
 
 
 def test_a_reading_survives_the_disk(untrained, tmp_path):
@@ -221,6 +232,7 @@ def test_the_best_student_of_a_run_is_chosen(model, untrained, known_floors, tmp
         (["choose", "/nowhere"], "no weights/candidates"),
         (["curve", "report.json"], "is no point of a curve"),
         (["--guidance", "3"], "a student has no guidance"),
+        (["--eta", "1"], "a student is sampled as its recipe says"),
         (["--role", "teacher", "--guidance", "1,x"], "is no guidance"),
         (["--role", "teacher", "--guidance", "1,3", "--judge", "report"], "choices are made by"),
         (["--role", "teacher", "--long", "30"], "cannot stream"),

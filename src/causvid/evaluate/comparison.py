@@ -10,6 +10,7 @@ from causvid.errors import UserError
 from causvid.evaluate import stats
 from causvid.evaluate.report import TITLES, Report, aligned, compare
 from causvid.flow import GuidanceSteps
+from causvid.sample import Renewal
 
 
 def shared(a: Report, b: Report) -> tuple[Report, Report]:
@@ -70,4 +71,6 @@ def _named(report: Report) -> str:
     guidance = settings["guidance"]
     guidance = GuidanceSteps(**guidance) if isinstance(guidance, dict) else guidance
     how = "" if guidance is None else f", guidance {guidance:g}"
+    renewal = Renewal(**settings.get("renewal", {}))
+    how += f", {renewal}" if renewal.eta else ""
     return f"{settings['model']} ({settings['role']}, {settings['steps']} steps{how})"

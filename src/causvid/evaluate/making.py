@@ -13,6 +13,7 @@ from causvid.evaluate.drift import Timeline
 from causvid.evaluate.protocol import NUM_FRAMES, Prompt, another_truth
 from causvid.flow import Guidance
 from causvid.noise import mix
+from causvid.sample import Renewal
 from causvid.worlds.vista.captions import timeline_prompts
 from causvid.worlds.vista.render import render
 from causvid.worlds.vista.sampling import sample_timeline_scene
@@ -31,13 +32,18 @@ def student_maker(model: Model, num_frames: int = NUM_FRAMES, story: bool = True
 
 
 def teacher_maker(
-    model: Model, num_frames: int = NUM_FRAMES, steps: int | None = None, guidance: Guidance | None = None
+    model: Model,
+    num_frames: int = NUM_FRAMES,
+    steps: int | None = None,
+    guidance: Guidance | None = None,
+    renewal: Renewal | None = None,
 ) -> Maker:
     """Clips sampled as a whole from the bidirectional teacher, one after the other: a batch is no faster on a CPU."""
 
     def make(caption: str, seed: int) -> np.ndarray:
         seconds = num_frames / model.cfg.fps
-        return model.sample(caption, seconds=seconds, steps=steps, guidance=guidance, seed=seed)[:num_frames]
+        clip = model.sample(caption, seconds=seconds, steps=steps, guidance=guidance, seed=seed, renewal=renewal)
+        return clip[:num_frames]
 
     return make
 

@@ -32,6 +32,7 @@ from causvid.evaluate.shelf import Shelf
 from causvid.loading import find, load
 from causvid.media import fit
 from causvid.presets import VISTA_STUDENT
+from causvid.sample import ODE, Renewal
 from causvid.text import Settler
 from causvid.text.vista import VistaText
 from causvid.view_noise import ViewNoise
@@ -59,13 +60,15 @@ class Settings:
     named: bool = False  # what a caption leaves open is named to a student
     first_sigmas: tuple[float, ...] | None = None  # the levels of a student's first chunk, where it has its own
     view_noise: ViewNoise | None = None
+    renewal: Renewal = ODE  # of the noise on a teacher's way down
 
     @property
     def label(self) -> str:
         guided = "" if self.guidance is None else f", guidance {self.guidance:g}"
+        fresh = f", {self.renewal}" if self.renewal.eta else ""
         chunks = "" if self.chunk == VISTA_STUDENT.chunk else f", chunks of {self.chunk}"
         told = "" if self.story or self.role == "teacher" else ", told all at once"
-        return f"{self.role}, {self.steps} steps{guided}{chunks}{told}"
+        return f"{self.role}, {self.steps} steps{guided}{fresh}{chunks}{told}"
 
 
 def load_candidate(
@@ -106,16 +109,25 @@ def load_candidate(
     return model, {part: file_hash(file) for part, file in files.items() if file.is_file()}
 
 
-def settings_of(model: Model, name: str, parts: dict[str, str], role: Role, steps: int | None = None,
-                guidance: flow.Guidance | None = None, story: bool = True) -> Settings:  # fmt: skip
+def settings_of(
+    model: Model,
+    name: str,
+    parts: dict[str, str],
+    role: Role,
+    steps: int | None = None,
+    guidance: flow.Guidance | None = None,
+    story: bool = True,
+    eta: float | None = None,
+) -> Settings:
     """What is not asked for is as the model says."""
     how = model.cfg.teacher
     if role == "teacher":
         guidance = how.guidance if guidance is None else guidance
         noise = model.view_noise(model.need_teacher())
-        return Settings(name, parts, role, steps or how.steps, guidance, view_noise=noise)
-    if guidance is not None:
-        raise UserError("a student is distilled from a guided teacher and has no guidance of its own; leave it out")
+        renewal = how.renewal if eta is None else replace(how.renewal, eta=eta)
+        return Settings(name, parts, role, steps or how.steps, guidance, view_noise=noise, renewal=renewal)
+    if guidance is not None or eta is not None:
+        raise UserError("a student is distilled from a guided teacher and has neither guidance nor eta; leave both out")
     rollout = model.cfg.rollout if steps is None else model.cfg.rollout.with_steps(steps)
     return Settings(
         name,
@@ -197,7 +209,7 @@ class Trial:
         """The model's clips, each made once."""
         s = self.settings
         if s.role == "teacher":
-            return kept(teacher_maker(self.model, s.num_frames, s.steps, s.guidance), self.clips.frames)
+            return kept(teacher_maker(self.model, s.num_frames, s.steps, s.guidance, s.renewal), self.clips.frames)
         return kept(student_maker(self.model, s.num_frames, steps=s.steps, story=s.story), self.clips.frames)
 
     def examine(
