@@ -70,6 +70,10 @@ def latents(
     unseen: Annotated[
         int, typer.Option(help="Such clips to tell learning from remembering by; none learns from them.")
     ] = 32,
+    after: Annotated[
+        Path | None,
+        typer.Option(help="A folder of pools: these begin where its pools end, and hold none of its clips."),
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes that render and encode.")] = 1,
 ) -> None:
     """Render Vista and encode it: the pools of latents that the training stages read."""
@@ -85,6 +89,7 @@ def latents(
             num_changing=changing,
             num_seldom=seldom,
             num_unseen=unseen,
+            after=after,
             num_workers=workers,
             on_shard=lambda done, total: progress.update(task, completed=done, total=total),
         )

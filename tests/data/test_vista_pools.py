@@ -2,21 +2,25 @@
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from causvid.data.vista import (
     CHANGES,
     FIRST_CHANGING,
     FIRST_SELDOM,
+    FIRST_UNSEEN,
     NUM_CLASSES,
     SCENES_PER_CHANGING,
     SELDOM,
     VIEWS_PER_SCENE,
     VistaSource,
     changing_scene,
+    make_vista_cache,
     patch_classes,
     patch_motions,
     seldom_scene,
 )
+from causvid.errors import UserError
 from causvid.worlds import vista
 from causvid.worlds.vista.sampling import held_out
 from causvid.worlds.vista.truth import KIND, KINDS
@@ -74,6 +78,22 @@ def test_in_every_clip_of_the_seldom_pool_its_turn_comes():
     assert len(set(scenes)) == len(scenes) and not any(held_out(scene) for scene in scenes)
     (clip,) = VistaSource(event_frames=2)([FIRST_SELDOM + 1], 2)
     assert np.array_equal(clip.frames, vista.render(scenes[1], 5, 64, 112, 12)[0])
+
+
+def test_pools_after_others_hold_none_of_their_clips_but_the_same_that_nothing_learns_from(tmp_path):
+    def seeds(folder, pool):
+        with safe_open(folder / pool / "shard-00000.safetensors", framework="pt") as shard:
+            return shard.get_tensor("seeds").tolist()
+
+    counts = {"num_images": 3, "num_short": 1, "num_long": 0, "num_unseen": 1}
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    for folder, after in ((first, None), (second, first), (third, second)):
+        make_vista_cache(folder, **counts, after=after, num_workers=0)
+    assert [seeds(folder, "images") for folder in (first, second, third)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert len({seeds(folder, "short")[0] for folder in (first, second, third)}) == 3
+    assert seeds(first, "unseen") == seeds(third, "unseen") == [FIRST_UNSEEN]
+    with pytest.raises(UserError, match="holds no pools"):
+        make_vista_cache(tmp_path / "fourth", **counts, after=tmp_path, num_workers=0)
 
 
 def test_classes_tell_who_it_is():

@@ -186,6 +186,15 @@ def _claim(folder: Path, pools: Sequence[PoolSpec], made_from: dict[str, str]) -
         temporary.write_text(json.dumps(index, indent=1) + "\n")
 
 
+def ends_of(folder: Path) -> dict[str, int]:
+    """The seed after the last one of every pool of a cache."""
+    try:
+        pools = json.loads((folder / INDEX).read_text())["pools"]
+        return {name: spec["first_seed"] + spec["num_clips"] for name, spec in pools.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{folder} holds no pools of latents: it has no {INDEX} of `causvid latents`.") from None
+
+
 def _drop_short_tail(folder: Path, spec: PoolSpec, before: dict | None) -> None:
     """A pool that grows makes its last, partly filled shard anew."""
     if before is not None and before["num_clips"] != spec.num_clips:

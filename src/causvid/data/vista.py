@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from causvid.codecs import num_pixel_frames
-from causvid.data.clips import Clip, PoolSpec, write_cache
+from causvid.data.clips import Clip, PoolSpec, ends_of, write_cache
 from causvid.noise import mix
 from causvid.worlds import vista
 from causvid.worlds.vista.captions import DROP, caption, describe
@@ -131,10 +131,12 @@ def make_vista_cache(
     num_changing: int = 0,
     num_seldom: int = 0,
     num_unseen: int = 0,
+    after: Path | None = None,
     num_workers: int = 1,
     on_shard: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Pools `images` (1 latent frame), `short` (6), `long`, `changing`, `seldom` and `unseen` (21), no scene in two."""
+    """Pools `images` (1 latent frame), `short` (6), `long`, `changing`, `seldom` and `unseen` (21), no scene in two.
+    `after`: a folder of such pools; what is learnt from begins where its pools end."""
     from causvid.codecs.vista import VistaCodec
 
     pools = [
@@ -145,9 +147,11 @@ def make_vista_cache(
         PoolSpec("seldom", 21, num_seldom, clips_per_shard=64, first_seed=FIRST_SELDOM),
         PoolSpec("unseen", 21, num_unseen, clips_per_shard=32, first_seed=FIRST_UNSEEN),
     ]
+    ends = {} if after is None else ends_of(after)
+    learnt = [replace(pool, first_seed=ends.get(pool.name, pool.first_seed)) for pool in pools[:-1]]
     write_cache(
         folder,
-        [pool for pool in pools if pool.num_clips],
+        [pool for pool in (*learnt, pools[-1]) if pool.num_clips],
         VistaSource(),
         VistaCodec.load_packaged,
         made_from={"world": "vista, split train", "codec": codec_identity()},
