@@ -29,7 +29,7 @@ from causvid.rollout import RolloutConfig
 from causvid.sample import Renewal
 from causvid.text.vista import VistaText
 
-RENEWAL = Renewal(eta=1.0, until=0.4)  # below, where nothing is decided any more, it only costs words (docs/log.md)
+RENEWAL = Renewal(eta=1.0, until=0.4)  # no better nor worse than the ODE by the reporting judge (docs/log.md)
 FIRST_SIGMAS = (1.0, 0.97, 0.9, 0.75, 0.0)  # one latent frame alone needs more steps where scenes are decided
 
 PACKAGED = Path(__file__).parent.parent / "src/causvid/weights/vista"
