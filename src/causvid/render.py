@@ -131,7 +131,7 @@ def render_with_teacher(
     guidance = how.guidance if guidance is None else guidance
     grid = flow.sigma_grid(how.steps if steps is None else steps, how.shift)
     levels = [strength, *(sigma for sigma in grid if sigma < strength)]
-    pieces, ways = cut_into_clips(take, model.cfg.num_latents), ways_of(take, model)
+    pieces, ways = cut_into_clips(take, model.cfg.num_latents), ways_of_chunks(take, model)
     for number, (indices, prompt) in enumerate(pieces):
         x0 = torch.cat([take.latents[index] for index in indices], dim=1).to(device=model.device, dtype=model.dtype)
         travel = None if ways is None else torch.cat([ways[index] for index in indices])[None]
@@ -146,7 +146,7 @@ def render_with_teacher(
         yield Shown(frames_from_video(decode(refined.to(model.codec.dtype))), indices[0], prompt)
 
 
-def ways_of(take: Take, model: Model) -> list[Tensor] | None:
+def ways_of_chunks(take: Take, model: Model) -> list[Tensor] | None:
     """How far the view had come at the frames of every chunk. None: this teacher is not told, or the student was not
     and let its view move as it liked."""
     course, events, ways = model.course(take.seed, model.need_teacher()), deque(take.events), []
