@@ -31,6 +31,7 @@ from causvid.text.vista import VistaText
 
 RENEWAL = Renewal(eta=1.0, until=0.4)  # no better nor worse than the ODE by the reporting judge (docs/log.md)
 FIRST_SIGMAS = (1.0, 0.97, 0.9, 0.75, 0.0)  # one latent frame alone needs more steps where scenes are decided
+STEADY = 0.9
 
 PACKAGED = Path(__file__).parent.parent / "src/causvid/weights/vista"
 
@@ -49,6 +50,7 @@ def spec(guidance: Guidance, student: RolloutConfig, is_told_of_the_view: bool) 
         recipes={"framewise": replace(student, chunk=1)} if student.chunk > 1 else {},
         teacher=TeacherSampling(steps=50, guidance=guidance, shift=student.shift, renewal=RENEWAL),
         view_noise=VISTA_NOISE if is_told_of_the_view else None,
+        steady=STEADY,
     )
 
 

@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from causvid.cache import CachePolicy
+from causvid.codecs.steady import SteadyStream
 from causvid.errors import UserError
 from causvid.noise import chunk_noise
+from causvid.pixels import frames_from_video
 from causvid.render import render, render_with_teacher, verify
 from causvid.rollout import Rollout
 from causvid.session import Session
@@ -92,6 +94,16 @@ def test_every_mode_in_one_stream(whole):
     assert [chunk.index for chunk in made] == list(range(len(made)))
     assert [event.kind for event in session.history.events].count("cut") == 2
     assert all(np.isfinite(chunk.drift) for chunk in made)
+
+
+def test_a_stream_shows_its_latents_as_steady_as_its_model_says():
+    model = moving_model()
+    made = chunks(model.session("a red car", seed=2), 3)
+    plain, steady = model.codec.decode_stream(), SteadyStream(model.codec.decode_stream(), 4, model.cfg.steady)
+    for chunk in made:
+        latents = chunk.latents.to(model.codec.dtype)
+        shown, halting = frames_from_video(steady(latents)), frames_from_video(plain(latents))
+        assert np.array_equal(chunk.frames, shown) and not np.array_equal(chunk.frames, halting)
 
 
 @pytest.mark.parametrize("first_chunk", [None, 1])

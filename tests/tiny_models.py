@@ -136,9 +136,10 @@ class MovingText(HashText):
 
 
 def moving_model(**rollout) -> Model:
-    """The same, of networks that are told how the view moves, with noise that goes along and words that are settled."""
+    """The same, of networks that are told how the view moves, with noise that goes along, words that are settled, and
+    pictures that go on between latent frames."""
     model = random_model(**rollout)
-    cfg = replace(model.cfg, view_noise=ViewNoise(0.7, parallax=(0.3, 1.0), pixels=4))
+    cfg = replace(model.cfg, view_noise=ViewNoise(0.7, parallax=(0.3, 1.0), pixels=4), steady=0.8)
     dit = replace(TINY, parallax=(0.3, 1.0))
     return Model(cfg, BoxCodec(), MovingText(), lambda: random_dit(dit), lambda: random_dit(dit, seed=1))
 

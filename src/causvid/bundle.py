@@ -19,7 +19,8 @@ from torch import Tensor
 
 from causvid import config, flow, sample
 from causvid.atomic import whole_file
-from causvid.codecs import Codec, num_latent_frames
+from causvid.codecs import Codec, CodecStream, num_latent_frames
+from causvid.codecs.steady import SteadyStream
 from causvid.errors import UserError
 from causvid.export import save_original
 from causvid.lora import LoraSet
@@ -63,6 +64,7 @@ class ModelConfig:
     codec_folder: str | None = None  # where codec and text live when they are too large to copy
     text_folder: str | None = None
     view_noise: ViewNoise | None = None  # noise that moves with the view, for those networks that know of it
+    steady: float = 0.0  # the share of what moves between latent frames that streams carry on within them
     recipes: dict[str, RolloutConfig] = field(default_factory=dict)  # other ways to run the same student, by name
 
 
@@ -166,6 +168,11 @@ class Model:
                 f"the text encoder '{self.cfg.text}' cannot tell how the view moves; set view_noise to null."
             )
         return self.text.course(seed, self.latent_shape[1])
+
+    def decode_stream(self) -> CodecStream:
+        """Latents of a stream to what is shown of it."""
+        frames = self.codec.decode_stream()
+        return SteadyStream(frames, self.codec.time_factor, self.cfg.steady) if self.cfg.steady else frames
 
     # ---- the causal student ------------------------------------------------------------------------------------
 

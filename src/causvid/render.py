@@ -142,7 +142,7 @@ def render_with_teacher(
         tell = _reporter(on_step, first, len(pieces) * (len(levels) - 1))
         refined = sample.euler(field, x, levels, tell, how.renewal, noise)
         if number == 0 or take.chunks[indices[0]].begins_shot:
-            decode = model.codec.decode_stream()
+            decode = model.decode_stream()
         yield Shown(frames_from_video(decode(refined.to(model.codec.dtype))), indices[0], prompt)
 
 

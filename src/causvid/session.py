@@ -109,7 +109,7 @@ class Session:
         self.now = Situation.start(start, self._embed, self._course(seed))
         self.now.options.apply(model.cfg.rollout)  # refuse what cannot be run now, not at the first chunk
         self._rollout: Rollout | None = None  # its cache is allocated with the first chunk
-        self._decoder: CodecStream = model.codec.decode_stream()
+        self._decoder: CodecStream = model.decode_stream()
 
     # ---- chunks ------------------------------------------------------------------------------------------------
 
@@ -314,7 +314,7 @@ class Session:
         twin.__dict__.update(self.__dict__)
         twin.history = self.history.copy()
         twin._inputs = self._inputs.copy()
-        twin._decoder = self.model.codec.decode_stream()
+        twin._decoder = self.model.decode_stream()
         twin._decoder.load(self._decoder.save())
         if self._rollout is not None:
             twin._rollout = twin._new_rollout()
@@ -523,7 +523,7 @@ class Session:
 
     def _begin_shot(self) -> None:
         self.rollout.flush()
-        self._decoder = self.model.codec.decode_stream()
+        self._decoder = self.model.decode_stream()
         self._shot_begins = True
         self._cut(())
 
@@ -555,7 +555,7 @@ class Session:
 
     def _rebuild_decoder(self) -> None:
         """The decoder as it was when the last chunk had been shown."""
-        self._decoder = self.model.codec.decode_stream()
+        self._decoder = self.model.decode_stream()
         self._shot_begins = not self.history.records
         start = self.history.shot_start()
         moment = self.history.newest_moment(not_before=start)

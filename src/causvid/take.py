@@ -139,12 +139,12 @@ class Take:
         """The very frames that the stream gave. Only the codec runs."""
         self.check_codec(model)
         prompts = self.prompts()
-        decode = model.codec.decode_stream()
+        decode = model.decode_stream()
         for index, (chunk, latents) in enumerate(zip(self.chunks, self.latents)):
             if stop is not None and index >= stop:
                 return
             if chunk.begins_shot:
-                decode = model.codec.decode_stream()
+                decode = model.decode_stream()
             video = decode(latents.to(device=model.device, dtype=model.codec.dtype))
             if index >= start:
                 yield Shown(frames_from_video(video), index, prompts[index])

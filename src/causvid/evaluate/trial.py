@@ -61,6 +61,7 @@ class Settings:
     first_sigmas: tuple[float, ...] | None = None  # the levels of a student's first chunk, where it has its own
     view_noise: ViewNoise | None = None
     renewal: Renewal = ODE  # of the noise on a teacher's way down
+    steady: float = 0.0  # of a student's stream
 
     @property
     def label(self) -> str:
@@ -139,6 +140,7 @@ def settings_of(
         named=story and isinstance(model.text, Settler),
         first_sigmas=rollout.first_sigmas,
         view_noise=model.view_noise(model.need_student()),
+        steady=model.cfg.steady,
     )
 
 
