@@ -64,7 +64,7 @@ class ModelConfig:
     codec_folder: str | None = None  # where codec and text live when they are too large to copy
     text_folder: str | None = None
     view_noise: ViewNoise | None = None  # noise that moves with the view, for those networks that know of it
-    steady: float = 0.0  # the share of what moves between latent frames that streams carry on within them
+    steady: float = 0.0  # the share of what moves between latent frames that is carried on within them
     recipes: dict[str, RolloutConfig] = field(default_factory=dict)  # other ways to run the same student, by name
 
 
@@ -170,7 +170,7 @@ class Model:
         return self.text.course(seed, self.latent_shape[1])
 
     def decode_stream(self) -> CodecStream:
-        """Latents of a stream to what is shown of it."""
+        """Latents that were made to what is shown of them."""
         frames = self.codec.decode_stream()
         return SteadyStream(frames, self.codec.time_factor, self.cfg.steady) if self.cfg.steady else frames
 
@@ -209,7 +209,7 @@ class Model:
             prompt, seconds=seconds, steps=steps, guidance=guidance, seed=seed, renewal=renewal, on_step=on_step
         )
         with torch.no_grad():
-            return frames_from_video(self.codec.decode(latents.to(self.codec.dtype)))
+            return frames_from_video(self.decode_stream()(latents.to(self.codec.dtype)))
 
     @torch.no_grad()
     def sample_latents(

@@ -61,7 +61,7 @@ class Settings:
     first_sigmas: tuple[float, ...] | None = None  # the levels of a student's first chunk, where it has its own
     view_noise: ViewNoise | None = None
     renewal: Renewal = ODE  # of the noise on a teacher's way down
-    steady: float = 0.0  # of a student's stream
+    steady: float = 0.0  # as in the model
 
     @property
     def label(self) -> str:
@@ -126,7 +126,16 @@ def settings_of(
         guidance = how.guidance if guidance is None else guidance
         noise = model.view_noise(model.need_teacher())
         renewal = how.renewal if eta is None else replace(how.renewal, eta=eta)
-        return Settings(name, parts, role, steps or how.steps, guidance, view_noise=noise, renewal=renewal)
+        return Settings(
+            name,
+            parts,
+            role,
+            steps or how.steps,
+            guidance,
+            view_noise=noise,
+            renewal=renewal,
+            steady=model.cfg.steady,
+        )
     if guidance is not None or eta is not None:
         raise UserError("a student is distilled from a guided teacher and has neither guidance nor eta; leave both out")
     rollout = model.cfg.rollout if steps is None else model.cfg.rollout.with_steps(steps)
