@@ -74,7 +74,7 @@ def chunks_in_many_steps(model: Model, steps: int, guidance: flow.Guidance) -> S
     def make(timeline: Timeline, num_frames: int, seed: int) -> np.ndarray:
         cache_shape = network.cache_shape(*shape[-2:])
         caches = [KVCache(cache_shape, how.policy, dtype=model.dtype, device=model.device) for _ in range(2)]
-        decode, made, course, told = model.codec.decode_stream(), 0, model.course(seed, network), ""
+        decode, made, course, told = model.decode_stream(), 0, model.course(seed, network), ""
         parts: list[np.ndarray] = []
         no_text = model.text([model.cfg.no_prompt]).to(model.device, model.dtype)
         while made < num_frames:

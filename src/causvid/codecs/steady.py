@@ -74,10 +74,9 @@ def movement(now: Tensor, before: Tensor) -> Tensor:
     (across, down), (height, width) = REACH, now.shape[2:]
     wide = F.pad(before, (across, across, down, down), mode="replicate")
     shifted = wide.unfold(2, height, 1).unfold(3, width, 1)  # [B, 3, steps down, steps across, h, w]
-    pairs = zip(shifted.unbind(1), now[:, :, None, None].unbind(1))
-    differences = torch.stack([there - here for there, here in pairs])
-    # of all but how bright it is: light that changes is no movement
-    off = around(differences.square().mean(0)) - around(differences.mean(0)).square()
+    red, green, blue = (there - here for there, here in zip(shifted.unbind(1), now[:, :, None, None].unbind(1)))
+    unlike, brighter = (red.square() + green.square() + blue.square()) / 3, (red + green + blue) / 3
+    off = around(unlike) - around(brighter).square()  # light that changes is no movement
     off = off.clamp(min=0) + FAINT
     least, rest = off.amin(1, keepdim=True), off.shape[1] // 2
     likeness = SHARPNESS * (1 - off / least).clamp(min=-8)
