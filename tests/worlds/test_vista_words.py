@@ -15,10 +15,11 @@ from causvid.evaluate.alignment import wanted
 from causvid.worlds import vista
 from causvid.worlds.vista import phrases
 from causvid.worlds.vista.captions import all_phrases
-from causvid.worlds.vista.parsing import rephrase, scene_from_prompt, tokens
+from causvid.worlds.vista.parsing import tokens
 from causvid.worlds.vista.scene import Second
 from causvid.worlds.vista.sheet import contact_sheet, write_world
 from causvid.worlds.vista.story import story
+from causvid.worlds.vista.wording import rephrase, scene_from_prompt
 
 CAR = vista.Scene(5, "meadow", "day", "clear", "car", "red", "hops", "static", Second("bird", "blue", "flies"))
 
@@ -101,6 +102,64 @@ def test_rephrasing_leaves_only_words_of_captions():
     assert rephrase("A cat, No rain")[1] == {"cat": "rabbit", "no rain": "in dry weather"}
     caption = "A red car, without a storm"
     assert rephrase(caption) == (caption, {})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "attributes"),
+    [
+        ("a car that is not red", {"hero": "car", "colour": "blue"}),
+        ("a car that isn’t red or blue, in the desert", {"hero": "car", "colour": "purple", "biome": "desert"}),
+        ("a neither red nor blue car", {"hero": "car", "colour": "purple"}),
+        (
+            "a red car and a bus that is not blue",
+            {"hero": "car", "colour": "red", "second hero": "bus", "second colour": "red"},
+        ),
+        ("a bus, not at night, not in the city", {"hero": "bus", "light": "day", "biome": "meadow"}),
+        ("a boat that is not in the city", {"hero": "boat"}),
+        ("a bird, never over the city or the sea", {"hero": "bird", "biome": "meadow"}),
+        ("a bus with no red car nearby, without rain or fog", {"hero": "bus", "weather": "clear"}),
+        ("not a red car but a blue bus", {"hero": "bus", "colour": "blue"}),
+        ("no rabbit", {"hero": "car"}),
+        ("a rabbit that does not hop", {"hero": "rabbit", "motion": "stays"}),
+        ("a rabbit that doesn't stand still", {"hero": "rabbit", "motion": "hops"}),
+        (
+            "a train that is not moving, the camera is not panning left",
+            {"hero": "train", "motion": "stays", "camera": "static"},
+        ),
+        ("a red car, the camera does not move", {"hero": "car", "colour": "red", "camera": "static"}),
+        ("the ball is red", {"hero": "ball", "colour": "red"}),
+        (
+            "a car, white, and a bus that is pink",
+            {"hero": "car", "colour": "white", "second hero": "bus", "second colour": "pink"},
+        ),
+        ("a car on the coast, the sky is red", {"hero": "car", "biome": "sea"}),
+    ],
+)
+def test_what_is_denied_is_not_shown(prompt, attributes):
+    text, read_as = rephrase(prompt)
+    assert vista.parse_caption(text).attributes == attributes
+    assert rephrase(text) == (text, {})
+    denies = any(word in prompt for word in ("not", "n’t", "n't", "no ", "never", "neither"))
+    assert bool(read_as) == (denies and "does not move" not in prompt)
+
+
+def test_what_is_denied_and_not_known_is_left_out_and_told():
+    assert rephrase("a balloon without wheels") == ("a balloon", {"without wheels": ""})
+
+
+def test_every_denied_colour_of_a_figure_is_another_one():
+    for colour in vista.COLOURS:
+        for prompt in (f"a {colour} car", f"a car that is {colour}"):
+            assert vista.parse_caption(rephrase(prompt)[0]).attributes["colour"] == colour
+        for prompt in (f"a car that is not {colour}", f"a not {colour} car"):
+            assert vista.parse_caption(rephrase(prompt)[0]).attributes["colour"] != colour
+
+
+@pytest.mark.parametrize("split", vista.SPLITS)
+def test_captions_are_left_as_they_are(split):
+    for seed in range(300):
+        text = vista.caption(vista.sample_scene(seed, split), seed, split)
+        assert rephrase(text) == (text, {})
 
 
 def test_what_people_say_is_drawn_as_the_model_is_told():

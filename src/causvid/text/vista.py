@@ -99,9 +99,10 @@ class VistaText(nn.Module):
 
     def understand(self, prompt: str) -> Understood:
         """In words of captions, where they say the same: captions themselves are left as they are."""
-        from causvid.worlds.vista.parsing import names_a_hero, rephrase
+        from causvid.worlds.vista.parsing import names_a_hero
         from causvid.worlds.vista.phrases import HERO_WORDS
         from causvid.worlds.vista.story import story
+        from causvid.worlds.vista.wording import rephrase
 
         text, read_as = rephrase(prompt)
         if not split_words(text):  # nothing but words that can be left out

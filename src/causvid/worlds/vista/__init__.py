@@ -2,7 +2,7 @@
 
 from causvid.worlds.vista.captions import caption, caption_at, describe, timeline_prompts, vocabulary
 from causvid.worlds.vista.controls import blockout, relight, sketch
-from causvid.worlds.vista.parsing import Parsed, parse_caption, rephrase, scene_from_prompt
+from causvid.worlds.vista.parsing import Parsed, parse_caption
 from causvid.worlds.vista.render import class_maps, patch_truth, render
 from causvid.worlds.vista.sampling import SPLITS, held_out, sample_scene, sample_timeline, timeline_scene
 from causvid.worlds.vista.scene import (
@@ -18,6 +18,7 @@ from causvid.worlds.vista.scene import (
     Second,
 )
 from causvid.worlds.vista.tracks import State
+from causvid.worlds.vista.wording import rephrase, scene_from_prompt
 
 __all__ = [
     "BIOMES",

@@ -180,5 +180,5 @@ def _vocabulary() -> tuple[str, ...]:
 
 
 def vocabulary() -> list[str]:
-    """Every word that a caption can contain, sorted; punctuation is not among them."""
+    """Every word that captions say or that is read as what they say (phrases.KEYWORDS), sorted; no punctuation."""
     return list(_vocabulary())

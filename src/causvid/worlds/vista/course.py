@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from causvid.worlds.vista.parsing import parse_known, phases, rephrase
+from causvid.worlds.vista.parsing import parse_known, phases
 from causvid.worlds.vista.sampling import complete, draw_camera
 from causvid.worlds.vista.scene import TRAVELS
 from causvid.worlds.vista.streams import Stream
 from causvid.worlds.vista.tracks import CAMERA_SPEEDS, SWEEP_PERIOD, SWEEP_UNITS
+from causvid.worlds.vista.wording import rephrase
 
 HEIGHT = 64  # units: pixels of the usual picture
 LATENTS = 8  # rows of its latents

@@ -9,13 +9,10 @@ from functools import cache
 
 from causvid.worlds.vista import phrases
 from causvid.worlds.vista.captions import all_phrases, vocabulary
-from causvid.worlds.vista.sampling import complete
-from causvid.worlds.vista.scene import EVENT_KINDS, LANES, LEGAL_MOTIONS, TRAVELS, Event, Scene
+from causvid.worlds.vista.scene import EVENT_KINDS, LANES, LEGAL_MOTIONS, TRAVELS, Scene
 
 _TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|[,;:.!?]")
-_IS_FALLING = re.compile(r"(?:\s+is|['’]s)(?=\s+(?:snowing|raining)\b)", re.IGNORECASE)
-_PHRASES = [(re.compile(pattern, re.IGNORECASE), known) for pattern, known in phrases.PHRASES.items()]
-_SUITED = {("water", "floats"): "bobs", ("water", "drives"): "sails", ("air", "drives"): "flies"}
+SUITED = {("water", "floats"): "bobs", ("water", "drives"): "sails", ("air", "drives"): "flies"}
 _MARKS = frozenset(tuple(mark.split()) for mark in phrases.SECOND_MARKS)
 _THEN = frozenset(tuple(words.split()) for words in phrases.CONNECTIVES)
 
@@ -128,7 +125,7 @@ def _suit_motions(parsed: Parsed) -> None:
         return
 
     def suited(motion: str) -> str:
-        other = _SUITED.get((LANES[hero], motion), motion)
+        other = SUITED.get((LANES[hero], motion), motion)
         return other if motion not in LEGAL_MOTIONS[hero] and other in LEGAL_MOTIONS[hero] else motion
 
     if "motion" in parsed.attributes:
@@ -188,23 +185,6 @@ def _matches(words: list[str]) -> Iterator[_Match]:
     return (match for _, match in placed(words))
 
 
-def rephrase(text: str) -> tuple[str, dict[str, str]]:
-    """A prompt in words that captions use, for a model that was trained on captions: "a ship" becomes "a boat".
-
-    Beside it what was read as what; a caption comes back as it is."""
-    read_as: dict[str, str] = {}
-    said = text
-    for pattern, known in _PHRASES:
-        read_as |= {found.group().lower(): known for found in pattern.finditer(said)}
-        said = pattern.sub(known, said)
-    read_as |= {word: phrases.SYNONYMS[word] for word in tokens(said) if word in phrases.SYNONYMS}
-    if not read_as:
-        return text, {}
-    said = _IS_FALLING.sub("", said)  # "it is snowing" becomes "it snows"
-    words = [phrases.SYNONYMS.get(word, word) for word in tokens(said)]
-    return " ".join(word for word in words if word).replace(" ,", ","), read_as
-
-
 def _unknown(words: list[str]) -> list[tuple[str, tuple[str, ...]]]:
     known = vocabulary()
     familiar = {",", *known}
@@ -217,11 +197,3 @@ def _similar(word: str, known: list[str]) -> tuple[str, ...]:
     if word in phrases.SYNONYMS:
         return (phrases.SYNONYMS[word],)
     return tuple(difflib.get_close_matches(word, known, n=3, cutoff=0.76))
-
-
-def scene_from_prompt(text: str, seed: int = 0, switch_every: float = 3.0) -> Scene:
-    """A scene that shows what a prompt asks for; what it leaves open follows from the seed."""
-    parsed = parse_caption(rephrase(text)[0])
-    return complete(
-        parsed.attributes, [Event(switch_every * (k + 1), *event) for k, event in enumerate(parsed.events)], seed
-    )

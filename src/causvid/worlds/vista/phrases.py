@@ -312,7 +312,9 @@ SYNONYMS = {
     "thunderstorm": "downpour", "snowstorms": "snowstorm", "showers": "shower", "sleet": "snow",
     "runs": "walks", "running": "walking", "strides": "walks", "races": "drives", "racing": "driving",
     "speeding": "driving", "speeds": "drives", "rides": "drives", "riding": "driving", "sleeping": "resting",
-    "sits": "rests", "sitting": "resting",
+    "sits": "rests", "sitting": "resting", "stand": "stands", "stay": "stays", "wait": "waits", "float": "floats",
+    "hover": "hovers", "sail": "sails", "swim": "swims", "cruise": "cruises", "walk": "walks", "stroll": "strolls",
+    "jump": "jumps", "roll": "rolls", "circle": "circles", "glide": "glides", "soar": "soars", "swoop": "swoops",
 
     # not in this world: what comes nearest to it
     "cat": "rabbit", "kitten": "rabbit", "dog": "rabbit", "puppy": "rabbit", "fox": "rabbit", "squirrel": "rabbit",
@@ -332,10 +334,16 @@ _HEROES = {word: hero for hero, words in HERO_WORDS.items() for word in words if
 _HEROES |= {word: hero for word, hero in SYNONYMS.items() if hero in HERO_WORDS}
 SYNONYMS |= {f"{word}s": SYNONYMS.get(word, word) for word in _HEROES} | {"buses": "bus", "puppies": "rabbit"}
 
+_FALLS = "(?:rain|snow|fog|mist|haze|clouds|storms?|wind)"
+_IS_SO = "(?:raining|snowing|rainy|snowy|foggy|misty|hazy|cloudy|stormy)"
+
 # The same for what takes several words.
 PHRASES = {
-    r"\b(?:no|without|without any) (?:rain|snow|fog|mist|haze|clouds|storms?|wind)\b": "in dry weather",
-    r"\bnot (?:raining|snowing|rainy|snowy|foggy|misty|hazy|cloudy|stormy)\b": "in dry weather",
+    rf"\b(?:no|without|without any) {_FALLS}(?: (?:and|or|nor)(?: no| any)? {_FALLS})*\b": "in dry weather",
+    rf"\bnot {_IS_SO}(?: (?:and|or|nor) {_IS_SO})*\b": "in dry weather",
+    r"\bthe camera (?!does not move)(?:is not|isn't|does not|doesn't|never) (?:mov|pan|sweep|follow|track)\w+"
+    r"(?: left| right| it)?\b": "the camera stands still",
+    r"(?<!camera )\b(?:(?:is|are|does|do) not|(?:is|are|does|do)n't) mov(?:e|ing)(?: along)?\b": "stands still",
     r"(?<!without )(?<!without a )\b(?:(?:a|the) )?storm\b": "a heavy shower",
     r"\b(?:it )?stops (?:raining|snowing)\b": "the weather clears",
     r"\b(?:(?:starts|begins) raining|make it rain)\b": "starts to rain",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from causvid.worlds.vista.parsing import parse_known, phases, placed, tokens
 from causvid.worlds.vista.scene import COLOURS
 from causvid.worlds.vista.streams import Stream
+from causvid.worlds.vista.wording import coloured
 
 
 def settle(parts: Sequence[str], seed: int, before: str = "") -> tuple[str, ...]:
@@ -30,6 +31,4 @@ def _with_colour(text: str, seed: int, before: str) -> str:
     colour = known or Stream(seed, f"colour of a {hero}").pick(COLOURS)
     words = tokens(text)
     at = next(at for at, match in placed(words) if match.slot == "hero" and match.value == hero)
-    if at and words[at - 1] in ("a", "an"):
-        words[at - 1] = "an" if colour[0] in "aeiou" else "a"
-    return " ".join([*words[:at], colour, *words[at:]]).replace(" ,", ",")
+    return " ".join(coloured(words, at, colour)).replace(" ,", ",")
