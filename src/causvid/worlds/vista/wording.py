@@ -194,8 +194,8 @@ def _instead(denied: _Named, absent: set[tuple[str, str]], hero: str | None) -> 
     if slot == "motion" and hero is not None:
         also = SUITED.get((lane, value))
         ways = sorted(LEGAL_MOTIONS[hero], key=lambda way: way != "stays")
-        other = next((way for way in ways if way not in (value, also) and (slot, way) not in absent), None)
-        return phrases.finite(phrases.motion_words(other, hero, lane)[-1 if other == "stays" else 0]) if other else ""
+        way = next((way for way in ways if way not in (value, also) and (slot, way) not in absent), None)
+        return phrases.finite(phrases.motion_words(way, hero, lane)[-1 if way == "stays" else 0]) if way else ""
     return ""
 
 
