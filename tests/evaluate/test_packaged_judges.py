@@ -10,7 +10,7 @@ from causvid.evaluate.distortions import distort
 from causvid.evaluate.judges import ROLES, WEIGHTS, load_judge
 from causvid.evaluate.protocol import another_truth, fingerprint, prompts, truth
 from causvid.evaluate.report import Anchors, column, evaluate
-from causvid.evaluate.scoring import COLUMNS, load_instruments, read_clip, score
+from causvid.evaluate.scoring import COLUMNS, agreement, from_arrays, load_instruments, read_clip, score, to_arrays
 from causvid.evaluate.train_judges import measure_judge
 from causvid.worlds import vista
 
@@ -52,6 +52,17 @@ def test_noise_does_not_read_as_snow(instruments, clips):
     noisy = distort(frames, "noise", 0.5, np.random.default_rng(0))[0]
     assert instruments.judge.read(frames).answer("weather") == "clear"
     assert instruments.judge.read(noisy).answer("weather") != "snow", p.caption
+
+
+def test_the_oracle_agrees_with_the_judge_about_its_own_clip_and_not_about_another(instruments, clips):
+    reads = [read_clip(instruments, frames) for _, frames in clips]
+    others = reads[COUNT // 2 :] + reads[: COUNT // 2]
+    own = [agreement(read) for read in reads]
+    exchanged = [agreement(replace(read, opinion=other.opinion)) for read, other in zip(reads, others)]
+    for name in ("light as the oracle's", "colour as the oracle's"):
+        assert np.mean([row[name] for row in own]) > 0.95
+        assert np.mean([row[name] for row in exchanged]) < 0.5
+    assert agreement(from_arrays(to_arrays(reads[0]))) == own[0]
 
 
 @pytest.mark.parametrize("role", PACKAGED)

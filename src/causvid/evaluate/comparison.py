@@ -38,7 +38,7 @@ def compare_reports(a: Path, b: Path) -> str:
     values = {**first.columns, **first.metrics}
     others = {**second.columns, **second.metrics}
     rows = [["", "A", "B", "A - B", "95 %", ""]]
-    for name in values:
+    for name in [name for name in values if name in others]:  # an older report may lack what is newer
         gap = compare(first, second, name)
         if np.isnan(gap.value):
             continue

@@ -18,6 +18,7 @@ from causvid.worlds.vista.sky import SKY
 WINDOW = 24  # side of the square, in pixels of a 64 pixel picture, that holds a hero
 NEAR = 0.10  # distance in RGB (0 to 1) at which a pixel counts half as painted
 FOGS = (0.0, 0.25, 0.5)  # how much of a hero's colour the air may replace
+STACKS_OF_PAINT = 3
 SKY_NEAR = 0.07
 SKY_ROWS = 20  # the highest rows, where hills and towers do not reach
 
@@ -86,6 +87,19 @@ def read_paint(frames: np.ndarray, places: np.ndarray, light: str) -> Paint:
     share = totals[:, best] / np.maximum(same_fog.sum(1), 1e-6)
     lead = float((ranked[0] - ranked[1]) / max(ranked[0], 1e-6))
     return Paint(COLOURS[best - fog], lead, centre / frames.shape[1], area, share)
+
+
+def second_opinion(frames: np.ndarray, places: np.ndarray) -> dict[str, np.ndarray]:
+    """Light and the hero's paint as this sees them, numbers of LIGHTS and COLOURS, for every stack of three frames;
+    `places` [stacks, 2] says where the hero is. Of a stack it looks at the middle, and paint is read from three."""
+    middles = frames[1::3][: len(places)]
+    lights = [read_light(middle[None])[0] for middle in middles]
+    paints: list[str] = []
+    for start in range(0, len(middles), STACKS_OF_PAINT):
+        stacks = slice(start, start + STACKS_OF_PAINT)
+        light = max(lights[stacks], key=lights[stacks].count)
+        paints += [read_paint(middles[stacks], places[stacks], light).colour] * len(lights[stacks])
+    return {"light": np.array([*map(LIGHTS.index, lights)]), "colour": np.array([*map(COLOURS.index, paints)])}
 
 
 def _inks(light: str, fog: float) -> np.ndarray:

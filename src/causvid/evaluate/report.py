@@ -29,6 +29,7 @@ from causvid.evaluate.scoring import COLUMNS, ClipRead, Instruments, read_clip, 
 Frames = np.ndarray
 Truth = Callable[[Prompt], Frames]
 T = TypeVar("T")
+ARBITER = 0.75  # of a clip, in which the oracle should agree with the judge; of rendered ones it does in .97 and more
 TITLES = {"temporal": "Temporal Quality*", "frame": "Frame Quality*", "text": "Text Alignment*"}
 
 
@@ -151,6 +152,10 @@ class Report:
             told.append(
                 f"the two judges differ by {m['OC*'].value - other.value:+.2f}: something fits one of them too well"
             )
+        for name in ("light", "colour"):
+            same = m.get(f"{name} as the oracle's")
+            if same is not None and same.value < ARBITER:
+                told.append(f"the oracle, which nothing learns from, sees the judge's {name} in only {same.value:.0%}")
         if m["OC*"].low < self.chance:
             told.append("captions in wrong order score as well as the right ones")
         return told

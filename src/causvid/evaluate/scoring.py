@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from causvid.evaluate import formulas, metrics
+from causvid.evaluate import formulas, metrics, oracle
 from causvid.evaluate.alignment import Item, all_right, items, overall, still_score, wanted
 from causvid.evaluate.judges import WEIGHTS, Judge, Reading, load_judge
 from causvid.evaluate.quality import Quality, QualityJudge, load_quality_judge
@@ -62,17 +62,20 @@ class ClipRead:
     values: dict[str, float]
     looks: np.ndarray  # [4 quarters, 4] sharpness, contrast, chroma, brightness
     second_reading: Reading | None = None
+    opinion: dict[str, np.ndarray] | None = None  # the oracle's, at the places that the judge sees the hero at
 
 
 def read_clip(instruments: Instruments, frames: np.ndarray) -> ClipRead:
     """uint8 [F, H, W, 3]"""
     second = None if instruments.second_judge is None else instruments.second_judge.read(frames)
+    reading = instruments.judge.read(frames)
     return ClipRead(
-        instruments.judge.read(frames),
+        reading,
         instruments.quality.read(frames),
         metrics.temporal_metrics(frames, instruments.flow),
         metrics.looks(frames),
         second,
+        oracle.second_opinion(frames, reading.place),
     )
 
 
@@ -80,6 +83,7 @@ def to_arrays(read: ClipRead) -> dict[str, np.ndarray]:
     """A reading as named arrays, to be kept on disk."""
     arrays = {"looks": read.looks} | {f"quality/{name}": value for name, value in vars(read.quality).items()}
     arrays |= {f"values/{name}": np.asarray(value) for name, value in read.values.items()}
+    arrays |= {f"opinion/{name}": value for name, value in (read.opinion or {}).items()}
     for place, reading in (("reading", read.reading), ("second reading", read.second_reading)):
         if reading is not None:
             fields = dict(vars(reading))
@@ -98,7 +102,8 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> ClipRead:
 
     values = {name: float(value) for name, value in below("values/").items()}
     second = reading("second reading") if "second reading/place" in arrays else None
-    return ClipRead(reading("reading"), Quality(**below("quality/")), values, arrays["looks"], second)
+    opinion = below("opinion/") or None
+    return ClipRead(reading("reading"), Quality(**below("quality/")), values, arrays["looks"], second, opinion)
 
 
 def travelled(reading: Reading) -> float:
@@ -128,6 +133,17 @@ def flips(reading: Reading, seconds: float) -> float:
     return count / seconds
 
 
+def agreement(clip: ClipRead) -> dict[str, float]:
+    """How often the oracle sees the light and the paint that the judge sees: nobody can have fitted a model to it."""
+    light = colour = float("nan")
+    if clip.opinion is not None:
+        same = {name: seen == clip.reading.log_probs[name].argmax(1) for name, seen in clip.opinion.items()}
+        there = clip.reading.visible > 0.5
+        light = float(same["light"].mean())
+        colour = float(same["colour"][there].mean()) if there.any() else colour
+    return {"light as the oracle's": light, "colour as the oracle's": colour}
+
+
 def score(
     clip: ClipRead, caption: str, true: ClipRead | None = None, fps: float = 12.0
 ) -> tuple[dict[str, float], list[Item]]:
@@ -148,6 +164,7 @@ def score(
         "flips": flips(clip.reading, 3 * len(clip.reading.place) / fps),
         "temporal severity": float(clip.quality.temporal.mean()),
         **clip.values,
+        **agreement(clip),
     }
     if clip.second_reading is not None:
         row["OC* of the other judge"] = overall(items(want, clip.second_reading))
