@@ -30,7 +30,7 @@ from causvid.rollout import RolloutConfig
 from causvid.sample import ODE, Noise, Renewal
 from causvid.session import Session, StreamOptions, frames_from_video
 from causvid.shapes import FrameSigma, Latents, Text
-from causvid.text import Navigator, TextEncoder, Understood, clean_prompt
+from causvid.text import Navigator, Settler, TextEncoder, Understood, clean_prompt
 from causvid.view_noise import Course, ViewNoise, carry_rows
 
 SPEC_FILE = "model.json"
@@ -202,14 +202,23 @@ class Model:
         guidance: flow.Guidance | None = None,
         seed: int = 0,
         renewal: Renewal | None = None,
+        named: bool = True,
         on_step: Callable[[int, Latents], None] | None = None,
     ) -> np.ndarray:
-        """A whole clip from the teacher, many steps, every frame attending to every other. uint8 [F, H, W, 3]."""
+        """A whole clip from the teacher, many steps, every frame attending to every other. uint8 [F, H, W, 3].
+
+        `named`: what a prompt leaves open is named, as in a stream (`names`)."""
+        told = self.names(prompt, seed) if named else prompt
         latents = self.sample_latents(
-            prompt, seconds=seconds, steps=steps, guidance=guidance, seed=seed, renewal=renewal, on_step=on_step
+            told, seconds=seconds, steps=steps, guidance=guidance, seed=seed, renewal=renewal, on_step=on_step
         )
         with torch.no_grad():
             return frames_from_video(self.decode_stream()(latents.to(self.codec.dtype)))
+
+    def names(self, prompt: str, seed: int) -> str:
+        """The prompt with what it leaves open, and would not stay the same, named as the seed chooses."""
+        text = self.understand(prompt).text
+        return self.text.settle((text,), seed, "")[0] if isinstance(self.text, Settler) else text
 
     @torch.no_grad()
     def sample_latents(

@@ -29,6 +29,7 @@ from causvid.cli_options import (
     read_dtype,
     show_progress,
     stream_to_file,
+    tell_chosen,
     tell_length,
     tell_named,
     tell_understood,
@@ -87,7 +88,10 @@ def generate(
     loaded = load_model(model, device, student, recipe, lora, size)
     tell_understood(loaded, [prompt, *(text for _, text in timeline)], story and not teacher)
     if teacher:
-        frames = _sample(loaded, prompt, seconds, seed, **given(steps=steps, guidance=guidance, eta=eta))
+        options = given(steps=steps, guidance=guidance, eta=eta)
+        if story:
+            tell_chosen(loaded.names(prompt, seed), loaded.understand(prompt).text)
+        frames = _sample(loaded, prompt, seconds, seed, named=story, **options)
         media.write_video(out, frames, loaded.cfg.fps)
     else:
         session = loaded.session(prompt, seed=seed, story=story, **given(steps=steps, window=window))

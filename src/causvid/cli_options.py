@@ -139,8 +139,13 @@ def tell_understood(model: Any, prompts: Sequence[str], story: bool = True) -> N
 def tell_named(session: Any) -> None:
     """What a prompt leaves open is no secret."""
     understood, told = session.understood, session.history.events[0].value.get("story")
-    if told and told[0] != (understood.story or (understood.text,))[0]:
-        typer.echo(f"causvid: what is left open the seed chooses: '{told[0]}'", err=True)
+    if told:
+        tell_chosen(told[0], (understood.story or (understood.text,))[0])
+
+
+def tell_chosen(told: str, asked: str) -> None:
+    if told != asked:
+        typer.echo(f"causvid: what is left open the seed chooses: '{told}'", err=True)
 
 
 def tell_length(session: Any, seconds: float) -> None:

@@ -62,3 +62,13 @@ def test_what_is_told_is_read_as_it_is():
             again = text.understand(part)
             assert again.text == part and not again.unknown and not again.story
             assert "colour" in parse_known(part).attributes
+
+
+def test_the_teacher_is_told_what_is_left_open_as_a_stream_is():
+    model = causvid.load("vista")
+    options = {"seconds": 0.1, "steps": 1, "guidance": 1.0, "seed": 6}
+    named = model.sample("a car at noon", **options)
+    told = model.session("a car at noon", seed=6).history.events[0].value["story"][0]
+    assert told == model.names("a car at noon", 6) != "a car at noon"
+    assert (named == model.sample(told, named=False, **options)).all()
+    assert (named != model.sample("a car at noon", named=False, **options)).any()

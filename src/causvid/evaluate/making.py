@@ -37,12 +37,16 @@ def teacher_maker(
     steps: int | None = None,
     guidance: Guidance | None = None,
     renewal: Renewal | None = None,
+    named: bool = True,
 ) -> Maker:
     """Clips sampled as a whole from the bidirectional teacher, one after the other: a batch is no faster on a CPU."""
 
     def make(caption: str, seed: int) -> np.ndarray:
         seconds = num_frames / model.cfg.fps
-        clip = model.sample(caption, seconds=seconds, steps=steps, guidance=guidance, seed=seed, renewal=renewal)
+        told = model.names(caption, seed) if named else caption
+        clip = model.sample(
+            told, seconds=seconds, steps=steps, guidance=guidance, seed=seed, renewal=renewal, named=False
+        )
         return clip[:num_frames]
 
     return make

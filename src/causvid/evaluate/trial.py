@@ -57,7 +57,7 @@ class Settings:
     num_frames: int = NUM_FRAMES
     chunk: int = VISTA_STUDENT.chunk  # latent frames that a student makes at a time
     story: bool = False  # what comes later is told to a student when its time comes
-    named: bool = False  # what a caption leaves open is named to a student
+    named: bool = False  # what a caption leaves open is named
     first_sigmas: tuple[float, ...] | None = None  # the levels of a student's first chunk, where it has its own
     view_noise: ViewNoise | None = None
     renewal: Renewal = ODE  # of the noise on a teacher's way down
@@ -132,6 +132,7 @@ def settings_of(
             role,
             steps or how.steps,
             guidance,
+            named=story and isinstance(model.text, Settler),
             view_noise=noise,
             renewal=renewal,
             steady=model.cfg.steady,
@@ -220,7 +221,8 @@ class Trial:
         """The model's clips, each made once."""
         s = self.settings
         if s.role == "teacher":
-            return kept(teacher_maker(self.model, s.num_frames, s.steps, s.guidance, s.renewal), self.clips.frames)
+            sampled = teacher_maker(self.model, s.num_frames, s.steps, s.guidance, s.renewal, s.named)
+            return kept(sampled, self.clips.frames)
         return kept(student_maker(self.model, s.num_frames, steps=s.steps, story=s.story), self.clips.frames)
 
     def examine(
