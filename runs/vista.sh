@@ -6,6 +6,7 @@
 #   TEXT, TEACHER, ...    how long a stage lasts, as `--minutes 8` or `--steps 500`; more than last time trains on (what
 #                         was made from it stays as it is: remove the folders that should be made anew)
 #   TEACHER_SETTINGS, ... further settings of a stage, `--set a.b=c`
+#   PRESET                of the networks: vista, or vista-moving, which are told how the view moves and are wider
 #   PIECE                 stop after about so many minutes with everything saved (exit code 75); again to go on
 # shellcheck disable=SC2086  # settings are words
 set -euo pipefail
@@ -17,6 +18,7 @@ CAUSVID=${CAUSVID:-causvid}
 PYTHON=${PYTHON:-python}
 DEVICE=${DEVICE:-cpu}
 PIECE=${PIECE:-}
+PRESET=${PRESET:-vista}
 begun=$SECONDS
 
 piece() { # a command, with the time that is left for this sitting
@@ -57,8 +59,9 @@ start_from() { # folder copy: the newest checkpoint of a run, under a name that 
   fi
 }
 
-read=(--set "data=$ROOT/latents" --set "text_init=$ROOT/text/weights/text.safetensors")
-teacher=(--set "teacher=$ROOT/teacher/weights")
+network=(--preset "$PRESET")
+read=("${network[@]}" --set "data=$ROOT/latents" --set "text_init=$ROOT/text/weights/text.safetensors")
+teacher=("${network[@]}" --set "teacher=$ROOT/teacher/weights")
 guide=$ROOT/teacher/weights/guide.safetensors # the teacher as it was earlier: a worse one, to lead away from
 guided=("${teacher[@]}" --set "guide=$guide")
 mkdir -p "$ROOT"
@@ -74,15 +77,15 @@ stage text "$TEXT" text
 
 # 3. Clips as latents. Workers render and encode; the shards that exist stay.
 echo "== latents: $IMAGES images, $SHORT short clips, $LONG long ones, $CHANGING in which something changes, $SELDOM" \
-  "in which something moves as it seldom does"
+  "in which something moves as it seldom does; of heroes that are hard to draw $FRAIL_IMAGES, $FRAIL_SHORT, $FRAIL"
 piece $CAUSVID latents -o "$ROOT/latents" --images "$IMAGES" --short "$SHORT" --long "$LONG" --changing "$CHANGING" \
-  --seldom "$SELDOM" --workers "$WORKERS"
+  --seldom "$SELDOM" --frail-images "$FRAIL_IMAGES" --frail-short "$FRAIL_SHORT" --frail "$FRAIL" --workers "$WORKERS"
 
 # 4. The teacher sees both ways. 5. From it, one that is block-causal and denoises in many steps: a row of Table 4.
 stage teacher "$TEACHER" teacher "${read[@]}" $TEACHER_SETTINGS
 start_from teacher causal-start
 stage causal "$CAUSAL" teacher "${read[@]}" --set sight=causal --set "init=$ROOT/causal-start" --set align_weight=0 \
-  --set 'phases=[{"until":1.0,"mix":[0.1,0.3,0.3,0.15,0.15]}]' $CAUSAL_SETTINGS
+  --set 'phases=[{"until":1.0,"mix":[0.05,0.2,0.25,0.15,0.15,0.05,0.1,0.05]}]' $CAUSAL_SETTINGS
 
 # 6. The teacher's trajectories. 7. A causal student that ends where they end.
 stage pairs "--set num_pairs=$PAIRS" ode-pairs "${guided[@]}" --set "guidance=$GUIDANCE" $PAIRS_SETTINGS

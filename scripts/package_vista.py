@@ -24,7 +24,7 @@ from causvid.codecs.vista import VistaCodec
 from causvid.export import save_original
 from causvid.flow import Guidance
 from causvid.models.dit import VideoDiT
-from causvid.presets import VISTA_NOISE, VISTA_STUDENT, VISTA_STUDENT_FRAMEWISE
+from causvid.presets import VISTA_MOVING_STUDENT, VISTA_NOISE, VISTA_STUDENT, VISTA_STUDENT_FRAMEWISE
 from causvid.rollout import RolloutConfig
 from causvid.sample import Renewal
 from causvid.text.vista import VistaText
@@ -32,12 +32,12 @@ from causvid.text.vista import VistaText
 RENEWAL = Renewal(eta=1.0, until=0.4)  # no better nor worse than the ODE by the reporting judge (docs/log.md)
 FIRST_SIGMAS = (1.0, 0.97, 0.9, 0.75, 0.0)  # one latent frame alone needs more steps where scenes are decided
 STEADY = 0.9
+TEACHER_SHIFT = 3.0
 
 PACKAGED = Path(__file__).parent.parent / "src/causvid/weights/vista"
 
 
 def spec(guidance: Guidance, student: RolloutConfig, is_told_of_the_view: bool) -> ModelConfig:
-    assert student.shift is not None
     return ModelConfig(
         name="vista",
         fps=12,
@@ -48,7 +48,7 @@ def spec(guidance: Guidance, student: RolloutConfig, is_told_of_the_view: bool) 
         text="vista",
         rollout=student,
         recipes={"framewise": replace(student, chunk=1)} if student.chunk > 1 else {},
-        teacher=TeacherSampling(steps=50, guidance=guidance, shift=student.shift, renewal=RENEWAL),
+        teacher=TeacherSampling(steps=50, guidance=guidance, shift=TEACHER_SHIFT, renewal=RENEWAL),
         view_noise=VISTA_NOISE if is_told_of_the_view else None,
         steady=STEADY,
     )
@@ -90,18 +90,19 @@ def main() -> None:
     if codec != out / "codec.safetensors":
         VistaCodec.load(codec)  # or it is refused
         shutil.copyfile(codec, out / "codec.safetensors")
+    student = mean_of(options.student, "student.safetensors") if options.student else None
     if options.teacher:
         teacher = mean_of(options.teacher, "teacher.safetensors")
         save_original(teacher, out / "teacher.safetensors", dtype=torch.bfloat16)
         VistaText.load(options.teacher[0] / "text.safetensors").save(out / "text.safetensors")
-        in_chunks = replace(VISTA_STUDENT, first_sigmas=FIRST_SIGMAS)
+        levels = VISTA_MOVING_STUDENT if student is not None and student.cfg.parallax else VISTA_STUDENT
+        in_chunks = replace(levels, first_sigmas=FIRST_SIGMAS)
         rollout = VISTA_STUDENT_FRAMEWISE if options.framewise else in_chunks
         how = spec(options.guidance, rollout, is_told_of_the_view=bool(teacher.cfg.parallax))
         (out / SPEC_FILE).write_text(json.dumps(config.to_json(how), indent=2) + "\n")
     if options.guide:
         save_original(load_dit(options.guide), out / "guide.safetensors", dtype=torch.bfloat16)
-    if options.student:
-        student = mean_of(options.student, "student.safetensors")
+    if student is not None:
         save_original(student, out / "student.safetensors", dtype=torch.bfloat16)
     (out / "config.json").unlink(missing_ok=True)  # the weight files carry their configuration themselves
     sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}" for p in sorted(out.glob("*.safetensors"))]
