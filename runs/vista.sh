@@ -77,15 +77,15 @@ stage text "$TEXT" text
 
 # 3. Clips as latents. Workers render and encode; the shards that exist stay.
 echo "== latents: $IMAGES images, $SHORT short clips, $LONG long ones, $CHANGING in which something changes, $SELDOM" \
-  "in which something moves as it seldom does; of heroes that are hard to draw $FRAIL_IMAGES, $FRAIL_SHORT, $FRAIL"
+  "in which something moves as it seldom does"
 piece $CAUSVID latents -o "$ROOT/latents" --images "$IMAGES" --short "$SHORT" --long "$LONG" --changing "$CHANGING" \
-  --seldom "$SELDOM" --frail-images "$FRAIL_IMAGES" --frail-short "$FRAIL_SHORT" --frail "$FRAIL" --workers "$WORKERS"
+  --seldom "$SELDOM" --workers "$WORKERS"
 
 # 4. The teacher sees both ways. 5. From it, one that is block-causal and denoises in many steps: a row of Table 4.
 stage teacher "$TEACHER" teacher "${read[@]}" $TEACHER_SETTINGS
 start_from teacher causal-start
 stage causal "$CAUSAL" teacher "${read[@]}" --set sight=causal --set "init=$ROOT/causal-start" --set align_weight=0 \
-  --set 'phases=[{"until":1.0,"mix":[0.05,0.2,0.25,0.15,0.15,0.05,0.1,0.05]}]' $CAUSAL_SETTINGS
+  --set 'phases=[{"until":1.0,"mix":[0.1,0.3,0.3,0.15,0.15]}]' $CAUSAL_SETTINGS
 
 # 6. The teacher's trajectories. 7. A causal student that ends where they end.
 stage pairs "--set num_pairs=$PAIRS" ode-pairs "${guided[@]}" --set "guidance=$GUIDANCE" $PAIRS_SETTINGS

@@ -10,8 +10,7 @@ PRESET=${PRESET:-vista-moving} # the packaged teacher's
 PIECE=${PIECE:-10}
 cores=$(nproc)
 TEXT=${TEXT:---minutes 3}
-IMAGES=${IMAGES:-196608} SHORT=${SHORT:-36864} LONG=${LONG:-24576} CHANGING=${CHANGING:-8192} SELDOM=${SELDOM:-8192}
-FRAIL_IMAGES=${FRAIL_IMAGES:-65536} FRAIL_SHORT=${FRAIL_SHORT:-12288} FRAIL=${FRAIL:-8192}
+IMAGES=${IMAGES:-262144} SHORT=${SHORT:-49152} LONG=${LONG:-24576} CHANGING=${CHANGING:-8192} SELDOM=${SELDOM:-8192}
 WORKERS=${WORKERS:-$cores}
 TEACHER=${TEACHER:---minutes 25}
 CAUSAL=${CAUSAL:---minutes 5}
@@ -28,11 +27,7 @@ short='{"pool":"short","num_frames":6,"batch":128,"shifts":[2,5,25]}'
 long='{"pool":"long","num_frames":21,"batch":48,"shifts":[2.5,10,80]}'
 changing='{"pool":"changing","num_frames":21,"batch":48,"shifts":[10,60,200]}'
 seldom='{"pool":"seldom","num_frames":21,"batch":48,"shifts":[2.5,10,80]}'
-frail_images='{"pool":"frail-images","num_frames":1,"batch":512,"shifts":[1.5,4,12]}'
-frail_short='{"pool":"frail-short","num_frames":6,"batch":128,"shifts":[2,5,25]}'
-frail='{"pool":"frail","num_frames":21,"batch":48,"shifts":[2.5,10,80]}'
-lengths=[$images,$short,$long,$changing,$seldom,$frail_images,$frail_short,$frail]
-TEACHER_SETTINGS=${TEACHER_SETTINGS:---set lengths=$lengths}
+TEACHER_SETTINGS=${TEACHER_SETTINGS:---set lengths=[$images,$short,$long,$changing,$seldom]}
 CAUSAL_SETTINGS=${CAUSAL_SETTINGS:-$TEACHER_SETTINGS}
 PAIRS_SETTINGS=${PAIRS_SETTINGS:---set batch=64 --set pairs_per_shard=64 --set steps=48}
 INIT_SETTINGS=${INIT_SETTINGS:---set batch=32}

@@ -67,9 +67,6 @@ def latents(
     long: Annotated[int, typer.Option(help="Clips of 21 latent frames.")] = 3_072,
     changing: Annotated[int, typer.Option(help="Such clips in which light, weather or a colour changes.")] = 1_024,
     seldom: Annotated[int, typer.Option(help="Such clips in which something moves as it seldom does.")] = 1_024,
-    frail_images: Annotated[int, typer.Option(help="Single frames of heroes that are hard to draw.")] = 20_480,
-    frail_short: Annotated[int, typer.Option(help="Clips of 6 latent frames of these.")] = 3_072,
-    frail: Annotated[int, typer.Option(help="Clips of 21 latent frames of these.")] = 1_024,
     unseen: Annotated[
         int, typer.Option(help="Such clips to tell learning from remembering by; none learns from them.")
     ] = 32,
@@ -91,9 +88,6 @@ def latents(
             num_long=long,
             num_changing=changing,
             num_seldom=seldom,
-            num_frail_images=frail_images,
-            num_frail_short=frail_short,
-            num_frail=frail,
             num_unseen=unseen,
             after=after,
             num_workers=workers,

@@ -6,20 +6,15 @@ from safetensors import safe_open
 
 from causvid.data.vista import (
     CHANGES,
-    END_FRAIL,
     FIRST_CHANGING,
-    FIRST_FRAIL,
     FIRST_SELDOM,
     FIRST_UNSEEN,
-    FRAIL,
     NUM_CLASSES,
     SCENES_PER_CHANGING,
-    SCENES_PER_FRAIL,
     SELDOM,
     VIEWS_PER_SCENE,
     VistaSource,
     changing_scene,
-    frail_scene,
     make_vista_cache,
     patch_classes,
     patch_motions,
@@ -83,18 +78,6 @@ def test_in_every_clip_of_the_seldom_pool_its_turn_comes():
     assert len(set(scenes)) == len(scenes) and not any(held_out(scene) for scene in scenes)
     (clip,) = VistaSource(event_frames=2)([FIRST_SELDOM + 1], 2)
     assert np.array_equal(clip.frames, vista.render(scenes[1], 5, 64, 112, 12)[0])
-
-
-def test_heroes_of_the_frail_pools_take_turns_in_pictures_and_clips():
-    scenes = [frail_scene(seed) for seed in range(FIRST_FRAIL, FIRST_FRAIL + 20 * len(FRAIL))]
-    assert [scene.hero for scene in scenes] == 20 * list(FRAIL)
-    assert len(set(scenes)) == len(scenes) and not any(held_out(scene) for scene in scenes)
-    assert frail_scene(FIRST_FRAIL + (END_FRAIL - FIRST_FRAIL) // SCENES_PER_FRAIL - 1).hero in FRAIL
-    (clip,) = VistaSource(event_frames=2)([FIRST_FRAIL + 1], 2)
-    assert np.array_equal(clip.frames, vista.render(scenes[1], 5, 64, 112, 12)[0])
-    views = VistaSource()(range(VIEWS_PER_SCENE * (FIRST_FRAIL + 2), VIEWS_PER_SCENE * (FIRST_FRAIL + 3)), 1)
-    rabbit = {len(KINDS) + len(vista.COLOURS) * vista.HEROES.index("rabbit") + n for n in range(len(vista.COLOURS))}
-    assert any(rabbit & set(view.truth.flat) for view in views)
 
 
 def test_pools_after_others_hold_none_of_their_clips_but_the_same_that_nothing_learns_from(tmp_path):

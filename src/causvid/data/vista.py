@@ -27,10 +27,6 @@ FIRST_SELDOM = 2_000_000_000  # seeds from here on are of clips in which somethi
 SELDOM = tuple((kind, value) for motion in ("bobs", "bounces", "circles", "floats", "hops", "loops")
                for kind, value in (("camera", "pan left"), ("motion", motion)))  # fmt: skip
 SCENES_PER_SELDOM = 512  # are looked through for the one; every fortieth has the least of them
-FIRST_FRAIL, END_FRAIL = 500_000_000, 1_000_000_000  # seeds in between are of clips of a hero that is hard to draw
-# Of these the loss stays up to three times that of a bus: what they are made of is thin, small and seen from all sides
-FRAIL = ("plane", "bird", "rabbit", "duck")
-SCENES_PER_FRAIL = 512  # are looked through for the one; every twenty-second has the least of them
 
 # A patch of hero or second entity is told apart by what it is and its colour; scenery by its kind.
 FIRST_FIGURE = len(KINDS)
@@ -63,7 +59,7 @@ class VistaSource:
         return Clip(frames, told, patch_classes(scene, state), patch_motions(state), camera - camera[0])
 
     def _pictures(self, scene_seed: int, seeds: list[int]) -> list[Clip]:
-        scene = replace(scene_of(scene_seed), events=())
+        scene = replace(vista.sample_scene(scene_seed), events=())
         # one very slow film: its pictures are seconds apart, and those that stand for a latent frame come with truth
         num_frames = num_pixel_frames(VIEWS_PER_SCENE) - 1
         fps = 1 / (2 + mix(scene_seed) % 1000 / 500)
@@ -74,8 +70,6 @@ class VistaSource:
 
 
 def scene_of(seed: int) -> vista.Scene:
-    if FIRST_FRAIL <= seed < END_FRAIL:
-        return frail_scene(seed)
     if seed >= FIRST_SELDOM:
         return seldom_scene(seed)
     return changing_scene(seed) if seed >= FIRST_CHANGING else vista.sample_scene(seed)
@@ -87,13 +81,6 @@ def seldom_scene(seed: int) -> vista.Scene:
     kind, value = SELDOM[number % len(SELDOM)]
     scenes = _looked_through(FIRST_SELDOM, number, SCENES_PER_SELDOM)
     return next(scene for scene in scenes if value in [vars(scene)[kind], *(event.target for event in scene.events)])
-
-
-def frail_scene(seed: int) -> vista.Scene:
-    """Number seed - FIRST_FRAIL of the scenes whose hero is the next of FRAIL."""
-    number = seed - FIRST_FRAIL
-    scenes = _looked_through(FIRST_FRAIL, number, SCENES_PER_FRAIL)
-    return next(scene for scene in scenes if scene.hero == FRAIL[number % len(FRAIL)])
 
 
 def changing_scene(seed: int) -> vista.Scene:
@@ -143,16 +130,12 @@ def make_vista_cache(
     num_long: int,
     num_changing: int = 0,
     num_seldom: int = 0,
-    num_frail_images: int = 0,
-    num_frail_short: int = 0,
-    num_frail: int = 0,
     num_unseen: int = 0,
     after: Path | None = None,
     num_workers: int = 1,
     on_shard: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Pools `images` and `frail-images` (1 latent frame), `short` and `frail-short` (6), `long`, `changing`, `seldom`,
-    `frail` and `unseen` (21), no scene in two.
+    """Pools `images` (1 latent frame), `short` (6), `long`, `changing`, `seldom` and `unseen` (21), no scene in two.
     `after`: a folder of such pools; what is learnt from begins where its pools end."""
     from causvid.codecs.vista import VistaCodec
 
@@ -162,9 +145,6 @@ def make_vista_cache(
         PoolSpec("long", 21, num_long, clips_per_shard=64, first_seed=1_500_000_000),
         PoolSpec("changing", 21, num_changing, clips_per_shard=64, first_seed=FIRST_CHANGING),
         PoolSpec("seldom", 21, num_seldom, clips_per_shard=64, first_seed=FIRST_SELDOM),
-        PoolSpec("frail-images", 1, num_frail_images, 1024, VIEWS_PER_SCENE * FIRST_FRAIL),
-        PoolSpec("frail-short", 6, num_frail_short, 256, FIRST_FRAIL + 400_000),
-        PoolSpec("frail", 21, num_frail, 64, FIRST_FRAIL + 700_000),
         PoolSpec("unseen", 21, num_unseen, clips_per_shard=32, first_seed=FIRST_UNSEEN),
     ]
     ends = {} if after is None else ends_of(after)

@@ -134,14 +134,11 @@ VISTA = TeacherConfig(
         LengthConfig("long", 21, 5, shifts=(2.5, 10, 80)),
         LengthConfig("changing", 21, 5, shifts=(10, 60, 200)),
         LengthConfig("seldom", 21, 5, shifts=(2.5, 10, 80)),
-        LengthConfig("frail-images", 1, 32, shifts=(1.5, 4, 12)),
-        LengthConfig("frail-short", 6, 10, shifts=(2, 5, 25)),
-        LengthConfig("frail", 21, 5, shifts=(2.5, 10, 80)),
     ),
     phases=(
-        Phase(0.20, (0.45, 0.20, 0.05, 0.00, 0.00, 0.20, 0.10, 0.00)),
-        Phase(0.50, (0.20, 0.25, 0.08, 0.10, 0.05, 0.15, 0.15, 0.02)),
-        Phase(1.00, (0.08, 0.10, 0.13, 0.18, 0.15, 0.12, 0.14, 0.10)),
+        Phase(0.20, (0.65, 0.30, 0.05, 0.00, 0.00)),
+        Phase(0.50, (0.35, 0.40, 0.10, 0.10, 0.05)),
+        Phase(1.00, (0.15, 0.22, 0.23, 0.22, 0.18)),
     ),
     # batches at the highest levels have gradients of 2 to 9; limited to 1, they hardly counted (docs/log.md)
     optim=OptimConfig(lr=1.2e-3, muon=False, decay_from=0.2, clip=2.0),
