@@ -43,9 +43,8 @@ def teacher_maker(
 
     def make(caption: str, seed: int) -> np.ndarray:
         seconds = num_frames / model.cfg.fps
-        told = model.names(caption, seed) if named else caption
         clip = model.sample(
-            told, seconds=seconds, steps=steps, guidance=guidance, seed=seed, renewal=renewal, named=False
+            caption, seconds=seconds, steps=steps, guidance=guidance, seed=seed, renewal=renewal, named=named
         )
         return clip[:num_frames]
 

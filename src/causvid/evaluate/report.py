@@ -29,7 +29,7 @@ from causvid.evaluate.scoring import COLUMNS, ClipRead, Instruments, read_clip, 
 Frames = np.ndarray
 Truth = Callable[[Prompt], Frames]
 T = TypeVar("T")
-ARBITER = 0.75  # of a clip, in which the oracle should agree with the judge; of rendered ones it does in .97 and more
+ARBITER = 0.75  # of a clip, in which the oracle should agree with the judge; of rendered ones it does in .93 and more
 TITLES = {"temporal": "Temporal Quality*", "frame": "Frame Quality*", "text": "Text Alignment*"}
 
 

@@ -121,7 +121,7 @@ def settings_of(
     eta: float | None = None,
 ) -> Settings:
     """What is not asked for is as the model says."""
-    how = model.cfg.teacher
+    how, named = model.cfg.teacher, story and isinstance(model.text, Settler)
     if role == "teacher":
         guidance = how.guidance if guidance is None else guidance
         noise = model.view_noise(model.need_teacher())
@@ -132,7 +132,7 @@ def settings_of(
             role,
             steps or how.steps,
             guidance,
-            named=story and isinstance(model.text, Settler),
+            named=named,
             view_noise=noise,
             renewal=renewal,
             steady=model.cfg.steady,
@@ -147,7 +147,7 @@ def settings_of(
         len(rollout.sigmas) - 1,
         chunk=rollout.chunk,
         story=story,
-        named=story and isinstance(model.text, Settler),
+        named=named,
         first_sigmas=rollout.first_sigmas,
         view_noise=model.view_noise(model.need_student()),
         steady=model.cfg.steady,

@@ -10,37 +10,16 @@ from causvid.worlds.vista.parsing import SUITED, parse_caption, placed, tokens
 from causvid.worlds.vista.sampling import complete
 from causvid.worlds.vista.scene import COLOURS, HEROES, LANES, LEGAL_MOTIONS, Event, Scene
 
-_IS_FALLING = re.compile(r"(?:\s+is|['’]s)(?=\s+(?:snowing|raining)\b)", re.IGNORECASE)
+_IS_FALLING = re.compile(r"(?:\s+is|'s)(?=\s+(?:snowing|raining)\b)", re.IGNORECASE)
 _PHRASES = [(re.compile(pattern, re.IGNORECASE), known) for pattern, known in phrases.PHRASES.items()]
 
-_DENIALS = frozenset(
-    [
-        "not",
-        "no",
-        "without",
-        "never",
-        "neither",
-        "isn't",
-        "aren't",
-        "wasn't",
-        "doesn't",
-        "don't",
-        "didn't",
-        "won't",
-        "can't",
-        "cannot",
-    ]
-)
-_BETWEEN = frozenset(
-    ["a", "an", "the", "any", "is", "are", "be", "being", "at", "in", "on"]
-)  # a denial and what it denies
-_HELPERS = frozenset(["is", "are", "was", "does", "do", "did"])  # "does not drive": gone with the denial
-_ALSO = frozenset(["or", "nor"])
-_OF_COLOUR = frozenset(
-    ["that", "which", "is", "are", "was", "the", "in", "of", "colour", "color", "coloured", "colored", "painted"]
-)
-_LIGHTS = {"day": "at night", "sunset": "at noon", "night": "at noon", "dawn": "at noon"}
-_CAMERAS = {"static": "sweeping camera"}  # all others: it stands still
+_DENIALS = {"not", "no", "without", "never", "neither", "isn't", "aren't", "wasn't", "doesn't", "don't", "didn't",
+            "won't", "can't", "cannot"}  # fmt: skip
+_BETWEEN = {"a", "an", "the", "any", "is", "are", "be", "being", "at", "in", "on"}  # a denial and what it denies
+_HELPERS = {"is", "are", "was", "does", "do", "did"}  # "does not drive": gone with the denial
+_ALSO = {"or", "nor"}
+_OF_COLOUR = {"that", "which", "is", "are", "was", "the", "in", "of", "colour", "color", "coloured", "colored",
+              "painted"}  # fmt: skip
 
 
 class _Named(NamedTuple):
@@ -71,8 +50,8 @@ def rephrase(text: str) -> tuple[str, dict[str, str]]:
         read_as |= {found.group().lower(): known for found in pattern.finditer(said)}
         said = pattern.sub(known, said)
     read_as |= {word: phrases.SYNONYMS[word] for word in tokens(said) if word in phrases.SYNONYMS}
-    words = [phrases.SYNONYMS.get(word, word) for word in tokens(_IS_FALLING.sub("", said))]  # "it snows"
-    affirmed, denied = _affirmed(tokens(" ".join(words)))
+    said = _IS_FALLING.sub("", said)  # "it is snowing" becomes "it snows"
+    affirmed, denied = _affirmed([known for word in tokens(said) for known in phrases.SYNONYMS.get(word, word).split()])
     better, read_as = _colours_first(affirmed), read_as | denied
     if not read_as and better == affirmed:
         return text, {}
@@ -155,18 +134,21 @@ def _denied(words: list[str], start: int, named: dict[int, _Named]) -> _Denied:
         return _Denied(start, min(start + 2, len(words)), ())
     end, what = first.end, [first]
     behind = named.get(end)
-    if first.slot == "colour" and behind is not None and behind.slot == "hero":
-        instead = words[behind.end : behind.end + 1] == ["but"] or words[behind.end : behind.end + 2] == [",", "but"]
-        if instead or words[start] in ("no", "without"):
-            end, what = behind.end, [first, behind]
+    if behind is not None and (first.slot, behind.slot) == ("colour", "hero"):
+        is_whole = _but(words, behind.end) or words[start] in ("no", "without")  # not its colour, the figure is denied
+        end, what = (behind.end, [first, behind]) if is_whole else (end, what)
     if what[-1].slot == "hero":
         end += words[end : end + 1] == ["nearby"]
-        for but in (["but"], [",", "but"]):
-            end += len(but) if words[end : end + len(but)] == but else 0
+        end += _but(words, end)
         start -= bool(start) and words[start - 1] == "with"
     if first.slot == "motion":
         start -= bool(start) and words[start - 1] in _HELPERS
     return _Denied(start, end, tuple(what))
+
+
+def _but(words: list[str], at: int) -> int:
+    """How many words there say that something else comes instead."""
+    return next((len(but) for but in (["but"], [",", "but"]) if words[at : at + len(but)] == but), 0)
 
 
 def _instead(denied: _Named, absent: set[tuple[str, str]], hero: str | None) -> str:
@@ -176,11 +158,11 @@ def _instead(denied: _Named, absent: set[tuple[str, str]], hero: str | None) -> 
         others = (COLOURS[(COLOURS.index(value) + 4 + more) % len(COLOURS)] for more in range(len(COLOURS)))
         return next((other for other in others if (slot, other) not in absent), "")
     if slot == "light":
-        return _LIGHTS[value]
+        return "at night" if value == "day" else "at noon"
     if slot == "weather":
         return "in the rain" if value == "clear" else "in dry weather"
     if slot == "camera":
-        return _CAMERAS.get(value, "static camera")
+        return "sweeping camera" if value == "static" else "static camera"
     lane = LANES[hero] if hero is not None else "ground"
     if slot == "biome" and lane != "water":
         other = "meadow" if ("biome", "meadow") not in absent else "desert"
@@ -205,17 +187,15 @@ def _instead(denied: _Named, absent: set[tuple[str, str]], hero: str | None) -> 
 def _colours_first(words: list[str]) -> list[str]:
     """ "a car that is red" as "a red car": captions say colours before what they are of."""
     found = _named(words)
+    heroes = {each.start for each in found if each.slot == "hero"}
+    colours = {each.end for each in found if each.slot == "colour"}
     for hero, colour in reversed([*zip(found, found[1:])]):
-        has_one = any(each.slot == "colour" and each.end == hero.start for each in found)
-        if (hero.slot, colour.slot) != ("hero", "colour") or has_one:
+        if (hero.slot, colour.slot) != ("hero", "colour") or hero.start in colours:
             continue
         between, behind = words[hero.end : colour.start], words[colour.end : colour.end + 1]
         aside = between == [","] and behind in ([], [","])  # "a car, red, in the city"
-        if aside or (
-            between
-            and {*between} <= _OF_COLOUR
-            and not any(each.start == colour.end for each in found if each.slot == "hero")
-        ):
+        is_its_own = between and {*between} <= _OF_COLOUR and colour.end not in heroes
+        if aside or is_its_own:
             name = " ".join(words[colour.start : colour.end])
             words = coloured([*words[: hero.end], *words[colour.end :]], hero.start, name)
     return words
