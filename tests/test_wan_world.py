@@ -6,9 +6,11 @@ import torch
 
 from causvid import wan_world
 from causvid.bundle import Place
+from causvid.codecs.tiny import TinyCodec
 from causvid.errors import UserError
 from causvid.export import save_diffusers
 from causvid.models.dit import VideoDiTConfig
+from causvid.pixels import frames_from_video
 from tiny_models import random_dit
 
 diffusers = pytest.importorskip("diffusers")
@@ -70,6 +72,25 @@ def test_a_pipeline_folder_with_a_published_student(folder, tmp_path):
     again = load(folder, **options)
     assert torch.equal(again.embed(["a red car"]), model.embed(["a red car"]))
     assert again.text.encoder is None
+
+
+def test_a_small_codec_stands_in_for_wans(folder, tmp_path):
+    small = {}
+    for name, sizes in {"taew2_1": {}, "taew2_2": dict(latent_channels=48, patch_size=2)}.items():
+        small[name] = TinyCodec.random(**sizes)
+        torch.save(small[name].network.state_dict(), tmp_path / f"{name}.pth")
+    student = tmp_path / "student.pt"
+    torch.save({"generator": random_dit(TRANSFORMER, seed=3).state_dict()}, student)
+    options = dict(device="cpu", dtype="float32", size=(32, 48), student=student)
+    model, plain = load(folder, codec=tmp_path / "taew2_1.pth", **options), load(folder, **options)
+    chunk, same = model.session("a red car", seed=1).next_chunk(), plain.session("a red car", seed=1).next_chunk()
+    assert torch.equal(chunk.latents, same.latents)  # only what shows them is another one
+    shown = TinyCodec.from_file(tmp_path / "taew2_1.pth").decode(chunk.latents)
+    assert np.array_equal(chunk.frames, frames_from_video(shown)) and not np.array_equal(chunk.frames, same.frames)
+    with pytest.raises(UserError, match=r"48 channels for 16 pixels and .* 16 channels for 8 pixels; use taew2_1"):
+        load(folder, codec=tmp_path / "taew2_2.pth", **options)
+    with pytest.raises(UserError, match="only its own codec reads the latents of 'vista'"):
+        load("vista", codec=tmp_path / "taew2_1.pth")
 
 
 def test_recipes_and_sizes_that_do_not_exist(folder):

@@ -15,6 +15,7 @@ import typer
 
 from causvid import cli_evaluate, cli_studio, cli_train
 from causvid.cli_options import (
+    CodecOption,
     DeviceOption,
     EtaOption,
     LoraOption,
@@ -72,6 +73,7 @@ def generate(
     student: StudentOption = None,
     recipe: RecipeOption = None,
     lora: LoraOption = None,
+    codec: CodecOption = None,
     story: StoryOption = True,
 ) -> None:
     """Generate a video from a prompt, and from further prompts on the way."""
@@ -85,7 +87,7 @@ def generate(
         raise UserError("the teacher makes a clip as a whole and cannot change its prompt; leave out --teacher or --at")
     if not teacher and (guidance is not None or eta is not None):
         raise UserError("--guidance and --eta are of the teacher, a student has neither; add --teacher")
-    loaded = load_model(model, device, student, recipe, lora, size)
+    loaded = load_model(model, device, student, recipe, lora, codec, size)
     tell_understood(loaded, [prompt, *(text for _, text in timeline)], story and not teacher)
     if teacher:
         options = given(steps=steps, guidance=guidance, eta=eta)

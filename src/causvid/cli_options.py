@@ -26,6 +26,9 @@ RecipeOption = Annotated[
         help="How a student is run. Vista: framewise. Wan, with --student: self-forcing (default), causvid-4step, ..."
     ),
 ]
+CodecOption = Annotated[
+    Path | None, typer.Option(help="A small autoencoder in place of Wan's, much faster: taew2_1.pth and its like.")
+]
 EtaOption = Annotated[
     float | None,
     typer.Option(help="Noise that the teacher draws anew on its way: 0 none (an ODE), 1 as much as diffusion does."),
@@ -52,6 +55,7 @@ def load_model(
     student: Path | None = None,
     recipe: str | None = None,
     lora: list[str] | None = None,
+    codec: Path | None = None,
     size: str | None = None,
 ) -> Any:
     from causvid.loading import load
@@ -63,6 +67,7 @@ def load_model(
         device=device,
         student=student,
         recipe=recipe,
+        codec=codec,
         size=None if size is None else read_size(size),
         lora=[read_lora(text) for text in lora or []],
     )

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from causvid.cli_options import (
+    CodecOption,
     DeviceOption,
     LoraOption,
     ModelOption,
@@ -45,13 +46,14 @@ def animate(
     student: StudentOption = None,
     recipe: RecipeOption = None,
     lora: LoraOption = None,
+    codec: CodecOption = None,
 ) -> None:
     """Set a picture in motion: it becomes the first frame of the video."""
     from causvid import media
 
     media.check_output(out)
     picture = media.read_image(image)
-    loaded = load_model(model, device, student, recipe, lora)
+    loaded = load_model(model, device, student, recipe, lora, codec)
     tell_understood(loaded, [prompt])
     session = loaded.session(prompt, seed=seed, **given(steps=steps))
     session.begin_with_image(picture, how)
@@ -71,12 +73,13 @@ def extend(
     student: StudentOption = None,
     recipe: RecipeOption = None,
     lora: LoraOption = None,
+    codec: CodecOption = None,
 ) -> None:
     """Go on where a video ends. The result holds the video, as the codec shows it, and what follows."""
     from causvid import media
 
     media.check_output(out)
-    loaded = load_model(model, device, student, recipe, lora)
+    loaded = load_model(model, device, student, recipe, lora, codec)
     tell_understood(loaded, [prompt])
     frames = media.read_video(video, loaded.cfg.fps)
     session = loaded.session(prompt, seed=seed, **given(steps=steps))
@@ -103,6 +106,7 @@ def restyle(
     student: StudentOption = None,
     recipe: RecipeOption = None,
     lora: LoraOption = None,
+    codec: CodecOption = None,
 ) -> None:
     """Follow a video, frame for frame, under another prompt."""
     from causvid import media
@@ -111,7 +115,7 @@ def restyle(
     media.check_output(out)
     if of and redraw:
         raise UserError("--redraw keeps nothing that --of could tell of; leave out one of them.")
-    loaded = load_model(model, device, student, recipe, lora)
+    loaded = load_model(model, device, student, recipe, lora, codec)
     tell_understood(loaded, [prompt])
     tell_understood(loaded, [of] if of.strip() else [], story=False)
     frames = media.read_video(video, loaded.cfg.fps)
@@ -166,13 +170,14 @@ def take_replay(
     student: StudentOption = None,
     recipe: RecipeOption = None,
     lora: LoraOption = None,
+    codec: CodecOption = None,
 ) -> None:
     """Write the very frames that the stream showed."""
     from causvid import media
     from causvid.take import Take
 
     media.check_output(out)
-    recorded, loaded = Take.load(take), load_model(model, device, student, recipe, lora)
+    recorded, loaded = Take.load(take), load_model(model, device, student, recipe, lora, codec)
     _write(out, loaded, (shown.frames for shown in recorded.replay(loaded)), len(recorded.chunks))
     typer.echo(out)
     if check:
@@ -196,6 +201,7 @@ def take_render(
     student: StudentOption = None,
     recipe: RecipeOption = None,
     lora: LoraOption = None,
+    codec: CodecOption = None,
 ) -> None:
     """Make a take anew: with other steps, another model's student, or the teacher."""
     from causvid import media, render
@@ -204,7 +210,7 @@ def take_render(
     media.check_output(out)
     if teacher and (student or lora):
         raise UserError("--student and --lora are of the student, and --teacher does not use it: leave one of them out")
-    recorded, loaded = Take.load(take), load_model(model, device, student, recipe, lora)
+    recorded, loaded = Take.load(take), load_model(model, device, student, recipe, lora, codec)
     if teacher:
         shown = (piece.frames for piece in render.render_with_teacher(recorded, loaded, strength=strength, steps=steps))
         _write(out, loaded, shown, None)
@@ -247,6 +253,7 @@ def serve(
     student: StudentOption = None,
     recipe: RecipeOption = None,
     lora: LoraOption = None,
+    codec: CodecOption = None,
 ) -> None:
     """The live studio in the browser, and its socket and REST interface."""
     import importlib.util
@@ -259,7 +266,7 @@ def serve(
     from causvid.serve.engine import EngineConfig
 
     app.serve(
-        load_model(model, device, student, recipe, lora),
+        load_model(model, device, student, recipe, lora, codec),
         host,
         port,
         token=token,

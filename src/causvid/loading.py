@@ -15,6 +15,7 @@ from causvid import config, wan_world
 from causvid.bundle import SPEC_FILE, Model, ModelConfig, Network, Place
 from causvid.checkpoints import load_dit
 from causvid.codecs import Codec
+from causvid.codecs.tiny import TinyCodec
 from causvid.codecs.vista import VistaCodec
 from causvid.errors import UserError
 from causvid.text import TextEncoder
@@ -32,13 +33,15 @@ def load(
     recipe: str | None = None,
     size: tuple[int, int] | None = None,
     lora: Sequence[str | Path | tuple[str | Path, float]] = (),
+    codec: str | Path | None = None,
 ) -> Model:
     """A model by name ('vista') or folder: one of ours, a diffusers Wan pipeline, or an original Wan release.
 
     `student` is a few-step causal checkpoint (.pt or .safetensors) to stream with, and `recipe` says how it was
     distilled (its step list; see `causvid.wan_world.STUDENT_RECIPES`), or which of its own ways to run a student of
     ours takes (vista: framewise). `size` is a height and width in pixels other
-    than the model's own. `lora` files are merged in, each with a scale.
+    than the model's own. `lora` files are merged in, each with a scale. `codec` is a small autoencoder of the TAEHV
+    family (taew2_1.pth) that stands in for Wan's: much faster, a little less detail.
     """
     folder = find(name_or_path)
     is_ours = (folder / SPEC_FILE).is_file()
@@ -52,6 +55,8 @@ def load(
             f"{folder} is not a model: it holds neither {SPEC_FILE} (ours), nor transformer/ (diffusers), "
             "nor Wan2.1_VAE.pth (original Wan)"
         )
+    if codec is not None:
+        model.codec = stand_in(Path(codec), model)
     if size is not None:
         model.resize(*size)
     if student is not None:
@@ -100,6 +105,20 @@ def load_ours(folder: Path, place: Place, recipe: str | None) -> Model:
 
     networks = source("teacher"), source("student"), source("guide")
     return Model(cfg, codec, text, *networks, place.dtype, place.device)
+
+
+def stand_in(file: Path, model: Model) -> Codec:
+    """A small codec for the same latents as the model's own."""
+    if model.cfg.codec == "vista":
+        raise UserError(f"only its own codec reads the latents of '{model.cfg.name}'; leave out the other one")
+    small, own = TinyCodec.from_file(file, device=model.device), model.codec
+    shapes = [f"{codec.latent_channels} channels for {codec.space_factor} pixels" for codec in (small, own)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"{file} has {shapes[0]} and '{model.cfg.name}' {shapes[1]}; use taew2_1 for Wan2.1 and taew2_2 for "
+            "Wan2.2-5B"
+        )
+    return small
 
 
 def _elsewhere(cfg: ModelConfig, part: Literal["codec", "text"]) -> Path:

@@ -1,4 +1,4 @@
-"""Vista's text encoder: whole words of a closed vocabulary, a small transformer, trained together with the teacher.
+"""Vista's text encoder: whole words of a closed vocabulary, a small transformer that learns first what captions say.
 
 Rows past the end of a prompt are exactly 0 and the network sees them, as with Wan's encoder. An empty prompt is its end
 mark alone: one learned row, which is what guidance pushes away from.
