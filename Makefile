@@ -23,7 +23,7 @@ demo: $(STAMP)
 
 # Vista from nothing, about five hours on two cores; the same command goes on
 train: $(STAMP)
-	PATH="$(abspath $(BIN)):$$PATH" runs/vista_cpu.sh
+	PYTHON="$(abspath $(BIN))/python" PATH="$(abspath $(BIN)):$$PATH" runs/vista_cpu.sh
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

@@ -395,6 +395,18 @@ def test_an_encoder_that_has_learnt_already_is_left_as_it_is(data, tmp_path):
     assert any(not torch.equal(read_tensors(alone / "text.safetensors")[name], given[name]) for name in given)
 
 
+def test_a_foreign_encoder_for_finished_weights_is_told(data, tmp_path, capsys):
+    begun = teacher.train(config(data), tmp_path / "begun", steps=1, world=WORLD)
+    torch.manual_seed(5)
+    VistaText(config(data).text, WORDS).save(tmp_path / "text.safetensors", torch.float32)
+    warnings = []
+    for text in (begun / "text.safetensors", tmp_path / "text.safetensors"):
+        cfg = config(data, init=str(begun), text_init=str(text))
+        teacher.train(cfg, tmp_path / f"on-{text.parent.name}", steps=1, world=WORLD)
+        warnings.append("not the one that came with" in " ".join(capsys.readouterr().err.split()))
+    assert warnings == [False, True]
+
+
 def test_a_batch_that_does_not_split_is_told_before_anything_is_begun(data, tmp_path, monkeypatch):
     monkeypatch.setattr(parallel, "num_ranks", lambda: 4)
     with pytest.raises(UserError, match=r"a batch of 2 does not split over 4 processes"):

@@ -300,8 +300,16 @@ class Sitting:
         if cfg.init is not None:
             self.teacher.start_from(Path(cfg.init))
         if cfg.text_init is not None:
+            before = deepcopy(self.teacher.text.state_dict())
             load_strictly(self.teacher.text, read_tensors(Path(cfg.text_init)), cfg.text_init)
             self.teacher.text.requires_grad_(False)
+            after = self.teacher.text.state_dict()
+            alike = all(torch.allclose(before[name], after[name], rtol=0.01) for name in before)  # but for bfloat16
+            if cfg.init is not None and not alike:
+                self.run.status(
+                    f"the text encoder is that of {cfg.text_init}, not the one that came with {cfg.init}: unless it "
+                    "was mended from that one, give text_init as well as init"
+                )
         self.teacher.to(device)
         self.ema = EMA(deepcopy(self.teacher).shard(), cfg.ema_decay)
         self.teacher.shard()
