@@ -17,7 +17,7 @@ StudentOption = Annotated[Path | None, typer.Option(help="A few-step causal chec
 StoryOption = Annotated[
     bool,
     typer.Option(
-        help="Tell a student what comes later when its time comes, and name what is left open; or prompts as they are."
+        help="Split '..., then ...' over time and choose colours that are left open; or take prompts as they are."
     ),
 ]
 RecipeOption = Annotated[
