@@ -11,12 +11,17 @@ import causvid
 from causvid import media
 from conftest import random_model
 
-PAGES = Path(__file__).parent.parent / "docs/how-to"
+ROOT = Path(__file__).parent.parent
+PAGES = ROOT / "docs/how-to"
 
 
-@pytest.mark.parametrize("page", ["prompts", "image", "video", "takes"])
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", *(PAGES / f"{name}.md" for name in ("prompts", "image", "video", "takes"))],
+    ids=lambda page: page.stem,
+)
 def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
-    blocks = re.findall(r"```python\n(.*?)```", (PAGES / f"{page}.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     assert blocks
     frames = np.random.default_rng(0).integers(0, 256, (40, 24, 40, 3), dtype=np.uint8)
     Image.fromarray(frames[0]).save(tmp_path / "car.png")
@@ -26,7 +31,7 @@ def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.setattr(causvid, "load", lambda name, recipe=None: random_model(**ways[recipe]))
     names: dict = {}
     for block in blocks:  # one after the other, as a reader would
-        exec(compile(block, f"{page}.md", "exec"), names)
+        exec(compile(block, page.name, "exec"), names)
 
 
 def test_the_protocol_page_names_every_message():
