@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import errno
 import gc
 import time
 import weakref
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -187,6 +189,43 @@ def test_the_shelf_keeps_to_its_size_too():
         assert 0 < engine.room.shelf.nbytes <= 40_000 and 0 < len(engine.room.shelf) < 6
         engine.room.shelf.forget(0.0)
         assert len(engine.room.shelf) == 0
+
+
+def test_a_full_disk_costs_what_nobody_watches_and_nothing_else(monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with engine_of() as engine:
+        plays, news = watched(engine, pace=8)
+        left, _ = watched(engine, seed=1)
+        wait_until(lambda: left.session.num_chunks >= 2)
+        left.listener = None
+        object.__setattr__(engine.cfg, "session_bytes", 0)
+        wait_until(lambda: left.id not in engine.streams or engine.broken)
+        object.__setattr__(engine.cfg, "session_bytes", 1 << 30)
+        assert engine.broken is None and plays.id in engine.streams and len(engine.room.shelf) == 0
+        shown = len(news)
+        engine.play(plays).result(20)
+        wait_until(lambda: len(news) > shown + 2)
+
+
+@pytest.mark.parametrize("broken", ["next_time", "nbytes"])
+def test_what_fails_in_one_stream_while_the_engine_looks_around_ends_no_other(monkeypatch, broken):
+    """Whatever it is: when a stream is due, or what it holds, cannot be told."""
+    with engine_of() as engine:
+        plays, news = watched(engine, pace=8)
+        bad, told = watched(engine, seed=1, pace=8)
+        part = bad if broken == "next_time" else bad.session
+        whole = getattr(type(part), broken)
+        fails = {"next_time": lambda self, now: 1 / 0 if self is bad else whole(self, now)}
+        fails["nbytes"] = property(lambda self: 1 / 0 if self is bad.session else whole.fget(self))
+        monkeypatch.setattr(type(part), broken, fails[broken])
+        wait_until(lambda: engine.meters.counts["failures_total"] > 0 or engine.broken)
+        shown = len(news)
+        wait_until(lambda: len(news) > shown + 2)
+        assert engine.broken is None and plays.playing
+        assert broken != "next_time" or [kind for kind, _ in told].count("failed")
 
 
 def test_changes_do_not_pile_up():

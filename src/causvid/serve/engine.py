@@ -284,12 +284,10 @@ class Engine:
         for lane in self._lanes():
             if lane.work is not None or (isinstance(lane, Job) and lane.state == "waiting"):
                 return 0.0
-            at = lane.next_time(now)
-            if at is not None:
-                idle = isinstance(lane, Stream) and not (
-                    lane.commands or lane.reel or lane.inbox or lane.session.can_step
-                )
-                wait = min(wait, max(at - now, 0.02 if idle else 0.0))
+            try:
+                wait = min(wait, _seconds_until(lane, now))
+            except Exception as error:
+                self._fail(lane, error)
         return wait
 
     def _turn(self) -> None:
@@ -297,7 +295,11 @@ class Engine:
         now = time.monotonic()
         if now - self._last_care > 1.0:
             self._last_care = now
-            self._take_care(now)
+            try:
+                self._take_care(now)
+            except Exception:  # what cannot be tidied up is no reason to stop showing pictures
+                log.exception("taking care of sessions failed")
+                self.meters.count("failures_total")
         lanes = [lane for lane in self._lanes() if self._wants(lane, now)]
         if not lanes:
             return
@@ -385,6 +387,15 @@ class Engine:
         for lane in lanes:
             del self.jobs[lane.id]
         self.meters.counts.clear()
+
+
+def _seconds_until(lane: Lane, now: float) -> float:
+    """Until a lane is to be looked at again."""
+    at = lane.next_time(now)
+    if at is None:
+        return float("inf")
+    idle = isinstance(lane, Stream) and not (lane.commands or lane.reel or lane.inbox or lane.session.can_step)
+    return max(at - now, 0.02 if idle else 0.0)
 
 
 def _one_chunk(session: Session) -> Job:

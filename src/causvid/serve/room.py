@@ -166,7 +166,7 @@ class Room:
             try:
                 self.shelf.put(stream.id, stream.session.take())
                 self.meters.count("shelved_total")
-            except OSError:
+            except (OSError, UserError):
                 log.exception("there is no place on disk for a session, it ends")
         self.remove(stream)
 
