@@ -17,6 +17,7 @@ from causvid.errors import UserError
 from causvid.inputs import MAX_WAITING
 from causvid.serve.engine import Engine, EngineConfig
 from causvid.serve.frames import digest
+from causvid.serve.lanes import Job
 from causvid.serve.room import Full
 from causvid.session import StreamOptions
 from live_server import running
@@ -208,6 +209,20 @@ def test_a_full_disk_costs_what_nobody_watches_and_nothing_else(monkeypatch):
         shown = len(news)
         engine.play(plays).result(20)
         wait_until(lambda: len(news) > shown + 2)
+
+
+def test_movies_that_nobody_fetches_make_room_for_newer_ones(tmp_path):
+    def write(job):
+        path = tmp_path / job.id
+        path.write_bytes(bytes(100))
+        yield None
+        return path
+
+    with engine_of(result_bytes=250) as engine:
+        jobs = [engine.submit(Job(make=write)) for _ in range(5)]
+        wait_until(lambda: len(engine.jobs) == 2)
+        assert list(engine.jobs) == [job.id for job in jobs[-2:]]
+        assert {path.name for path in tmp_path.iterdir()} == set(engine.jobs)
 
 
 @pytest.mark.parametrize("broken", ["next_time", "nbytes"])

@@ -37,6 +37,7 @@ FAIR = 0.1  # seconds of the device by which a lane may be ahead of the neediest
 class EngineConfig(RoomConfig):
     max_batch: int = 8
     max_jobs: int = 8
+    result_bytes: int = 2 << 30  # of movies that wait to be fetched, on disk; the oldest make room
     batching: Batching | None = None  # None: exact on a CPU, where whole products gain little; fast elsewhere
     threads: int | None = None
     warm_up: bool = True
@@ -365,11 +366,14 @@ class Engine:
 
     def _take_care(self, now: float) -> None:
         self.room.take_care(now)
-        for job in list(self.jobs.values()):
-            if job.ended and now - job.born > self.cfg.forget_after:
+        nbytes = 0
+        for job in reversed([job for job in list(self.jobs.values()) if job.ended]):
+            path = job.result if isinstance(job.result, Path) else None
+            nbytes += path.stat().st_size if path is not None and path.is_file() else 0
+            if now - job.born > self.cfg.forget_after or nbytes > self.cfg.result_bytes:
                 del self.jobs[job.id]
-                if isinstance(job.result, Path):
-                    job.result.unlink(missing_ok=True)
+                if path is not None:
+                    path.unlink(missing_ok=True)
 
     def _warm_up(self) -> None:
         """Everything once, before anybody waits for it: kernels, caches, and how long a pass takes alone and shared."""
