@@ -18,7 +18,7 @@ from causvid.rollout import Rollout
 from causvid.session import Session
 from causvid.sources import MotionStrength, Source, encode_clip, encode_image, levels_from, measure_motion
 from causvid.story import first_words
-from causvid.take import Take
+from causvid.take import Event, Take
 from tiny_models import moving_model, random_model
 
 RNG = np.random.default_rng(0)
@@ -587,6 +587,8 @@ def _damage(header=None, latents=None, **changed):
         _damage(header=lambda h: h["events"][0]["value"].update(story=["a red car"] * 100)),
         _damage(header=lambda h: h["chunks"][0].update(num_latents=-1)),
         _damage(header=lambda h: h["cuts"].append({"chunk": 9**9})),
+        _damage(header=lambda h: h.update(cuts=[])),
+        _damage(header=lambda h: h.update(cuts=[{"chunk": 1}])),
         _damage(header=lambda h: h.pop("latent_shape")),
     ],
 )
@@ -603,6 +605,36 @@ def test_damaged_takes_are_refused_in_words(model, tmp_path, damage):
     save_file(tensors, tmp_path / "b.take", {"take": json.dumps(about)})
     with pytest.raises(UserError, match="damaged take"):
         Take.load(tmp_path / "b.take")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "match"),
+    [
+        ("prompt", {"text": "x", "mode": "melt"}, "no prompt mode"),
+        ("prompt", {"text": "  "}, "empty"),
+        ("settings", {"tempo": 3}, "no setting tempo"),
+        ("settings", {"window": 4, "sink": 3}, "window"),
+        ("source", {"strength": 2}, "at most 1"),
+    ],
+)
+@pytest.mark.parametrize("at", [1, 2])
+def test_what_a_take_asks_for_is_read_when_it_is_opened(model, kind, value, match, at):
+    """Also what waits for the chunk after its last one."""
+    session = model.session("a red car")
+    chunks(session, 2)
+    take = session.take()
+    with pytest.raises(UserError, match=match):
+        Session.resume(replace(take, events=(*take.events, Event(at, 1.0, kind, value))), model)
+
+
+def test_a_prompt_in_a_take_need_not_say_how_it_takes_hold(model):
+    session = model.session("a red car")
+    chunks(session, 2)
+    take = session.take()
+    resumed = Session.resume(replace(take, events=(*take.events, Event(2, 1.0, "prompt", {"text": "a bus"}))), model)
+    assert not resumed.will_recache and resumed.prompt == "a bus"
+    session.set_prompt("a bus")
+    assert same(chunks(resumed, 1), chunks(session, 1))
 
 
 def test_files_that_are_no_takes_are_refused(model, tmp_path):

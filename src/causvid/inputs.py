@@ -60,7 +60,7 @@ class Inputs:
 
     @property
     def will_recache(self) -> bool:
-        return any(e.kind == "prompt" and e.value["mode"] == "recache" for e in list(self.waiting))
+        return any(e.kind == "prompt" and e.value.get("mode") == "recache" for e in list(self.waiting))
 
     def num_missing_frames(self, num_latents: int, shot_begins: bool) -> int:
         if self.source is None or self.given or self.scripted:

@@ -383,6 +383,10 @@ class Session:
                 session.now = session.now.after(session.history.events[-1], session._embed)
             session.now, _ = session.now.step().onward(note.kind, note.num_latents).with_look(latents)
             session.history.add(Record(note, latents, session.now, take.sources.get(index)))
+        asked = session.now
+        for event in events:
+            asked = asked.after(event, session._embed)  # refuse what cannot be understood now, not at the next chunk
+        asked.options.apply(model.cfg.rollout)
         session._inputs.waiting.extend(events)
         session._began -= take.events[-1].time
         session._leave_source()

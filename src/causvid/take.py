@@ -260,6 +260,8 @@ def _find_problem(header: _Header, tensors: dict[str, Tensor]) -> str | None:
         return "an event points outside of it"
     if any(not 0 <= cut.chunk <= num_chunks or any(i not in range(cut.chunk) for i in cut.fed) for cut in header.cuts):
         return "a cut points outside of it"
+    if not header.cuts or header.cuts[0].chunk != 0:
+        return "its cuts do not begin with its first chunk"
     if any(a.chunk > b.chunk for a, b in zip(header.cuts, header.cuts[1:])):
         return "its cuts are out of order"
     total = sum(chunk.num_latents for chunk in header.chunks)

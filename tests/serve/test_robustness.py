@@ -1,5 +1,6 @@
 """What goes wrong on a network goes wrong for one client only."""
 
+import dataclasses
 import io
 import json
 import os
@@ -24,7 +25,7 @@ from causvid.serve.access import Access
 from causvid.serve.app import listen
 from causvid.serve.limits import Bucket, Limits
 from causvid.serve.meters import Meters
-from causvid.take import Take
+from causvid.take import Event, Take
 from conftest import random_model
 from live_server import running
 
@@ -192,6 +193,38 @@ def test_what_is_too_large_is_refused():
                 client.wait_for("never")
             assert closed.value.rcvd.code == 1009
         well(server)
+
+
+@pytest.mark.parametrize("where", ["start", "settings"])
+@pytest.mark.parametrize("greedy", [{"steps": 65}, {"window": 257}])
+def test_a_take_asks_for_no_more_than_a_client_may(server, where, greedy):
+    session = random_model().session("a red car", **(greedy if where == "start" else {}))
+    if where == "settings":
+        session.next_chunk()
+        take = session.take()
+        take = dataclasses.replace(take, events=(*take.events, Event(1, 1.0, "settings", {"seed": 2} | greedy)))
+    else:
+        take = session.take()
+    with server.http as http:
+        answer = http.post("/api/takes", content=take.to_bytes())
+        assert answer.status_code == 400 and "at most" in answer.json()["error"]
+        allowed = random_model().session("a red car", steps=2, window=12).take()
+        assert http.post("/api/takes", content=allowed.to_bytes()).status_code == 200
+
+
+def test_a_take_whose_last_prompt_lacks_a_mode_harms_nobody(server):
+    take = random_model().session("a red car").take()
+    take = dataclasses.replace(take, events=(*take.events, Event(0, 1.0, "prompt", {"text": "a blue bus"})))
+    with server.http as http:
+        session = http.post("/api/takes", content=take.to_bytes()).json()["session"]
+    with server.client(session) as client:
+        client.send("replay")
+        client.wait_for("replayed")
+        client.send("play")
+        client.wait_for("chunk", prompt="a blue bus")
+        client.send("close")
+        client.wait_for("ended")
+    assert server.engine.broken is None
 
 
 def test_pages_of_other_origins_and_names_are_refused(server):

@@ -155,6 +155,7 @@ def build_app(engine: Engine, access: Access, limits: Limits) -> FastAPI:
         """A saved take as a new session, paused at its end."""
         body = await read_body(request, limits.take_bytes)
         take = await asyncio.to_thread(_read_take, body)
+        limits.check_take(take)
         opened = await asyncio.wrap_future(engine.resume(take))
         return {"session": opened.id, "chunks": len(take.chunks)}
 

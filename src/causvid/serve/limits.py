@@ -9,6 +9,7 @@ from typing import Any
 from causvid.errors import UserError
 from causvid.session import StreamOptions
 from causvid.situation import read_of, read_options, read_strength
+from causvid.take import Take
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,14 @@ class Limits:
             if (value.get(name) or 0) > most:
                 raise UserError(f"{name} is at most {most} here, got {value[name]}")
         return options
+
+    def check_take(self, take: Take) -> None:
+        """Refuse a take that asks for more than a client may."""
+        start, *asked = take.events
+        self.read_options(start.value["options"])
+        for event in asked:
+            if event.kind == "settings":
+                self.read_options({name: value for name, value in event.value.items() if name != "seed"})
 
 
 class Bucket:
