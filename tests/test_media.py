@@ -28,6 +28,7 @@ def test_frames_survive_a_movie_file(tmp_path, suffix):
     path = media.write_video(tmp_path / f"a{suffix}", frames, 10)
     again = media.read_video(path, 10, size=(32, 48))
     assert again.shape == frames.shape and number_of(frames, again) == list(range(8))
+    assert np.array_equal(media.read_video(io.BytesIO(path.read_bytes()), 10, size=(32, 48)), again)
 
 
 def test_retiming_shows_what_is_on_screen_at_each_instant(tmp_path):
@@ -45,6 +46,21 @@ def test_files_and_bytes_are_read_alike(tmp_path):
     Image.fromarray(picture).save(tmp_path / "a.png")
     assert np.array_equal(media.read_image(tmp_path / "a.png"), picture)
     assert np.array_equal(media.read_image(io.BytesIO((tmp_path / "a.png").read_bytes())), picture)
+
+
+@pytest.mark.parametrize(
+    "playlist",
+    [
+        "ffconcat version 1.0\nfile private.mp4\n",
+        "ffconcat version 1.0\nfile {folder}/private.mp4\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:2.0,\n{folder}/private.mp4\n#EXT-X-ENDLIST\n",
+    ],
+)
+def test_what_was_sent_cannot_name_files_of_this_machine(tmp_path, monkeypatch, playlist):
+    media.write_video(tmp_path / "private.mp4", greys(3), 6)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="not a video"):
+        media.read_video(io.BytesIO(playlist.format(folder=tmp_path).encode()), 6)
 
 
 def test_a_photograph_is_turned_the_right_way_up(tmp_path):

@@ -26,6 +26,10 @@ CODEC_OPTIONS = {
 }
 MOVIE_SUFFIXES = (*VIDEO_CODECS, ".gif")
 SHEET_SUFFIXES = (".png", ".jpg", ".webp")
+SENT_OPTIONS = {  # for a video from outside: formats such as playlists make FFmpeg open files of this machine
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,mpeg",
+    "protocol_whitelist": "none",
+}
 MAX_PIXELS = 50_000_000  # of a picture from outside, before it is decoded
 TIME_SLACK = 1e-3  # seconds that a time stamp may be off through rounding
 
@@ -176,7 +180,8 @@ def read_video(
     frames: list[np.ndarray] = []
     shown, begin, end = None, 0.0, 0.0
     try:
-        with av.open(source if isinstance(source, BytesIO) else str(source), "r") as container:
+        file, options = (source, SENT_OPTIONS) if isinstance(source, BytesIO) else (str(source), {})
+        with av.open(file, "r", options=options) as container:
             if not container.streams.video:
                 raise UserError(f"{name} holds no video")
             for frame in container.decode(video=0):
