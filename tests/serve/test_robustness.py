@@ -236,6 +236,9 @@ def test_pages_of_other_origins_and_names_are_refused(server):
     with server.http as http:
         answer = http.get("/api/model", headers={"host": "evil.example"})  # a name that was pointed at this machine
         assert answer.status_code == 403 and "evil.example" in answer.json()["error"]
+        for unreadable in ({"host": "["}, {"origin": "http://["}):
+            answer = http.get("/api/model", headers=unreadable)
+            assert answer.status_code == 403 and "cannot be read" in answer.json()["error"]
         assert http.get("/api/model", headers={"origin": server.url}).status_code == 200
     with connect(where, origin=server.url) as allowed:
         assert json.loads(allowed.recv(timeout=10))["type"] == "hello"

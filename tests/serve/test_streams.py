@@ -276,6 +276,10 @@ def test_a_job_makes_a_movie_and_tells_how_far_it_is(server, tmp_path):
             {},
             {"prompt": 3},
             {"prompt": "x", "seconds": 1e9},
+            {"prompt": "x", "seconds": 10**400},
+            {"prompt": "x", "suffix": []},
+            {"prompt": "x", "changes": [[1e308, "y"]]},
+            {"prompt": "x", "changes": [[-1, "y"]]},
             {"prompt": "x", "tempo": 1},
             {"prompt": "x" * 9999},
         ]:
@@ -351,7 +355,7 @@ def test_the_page_and_what_it_loads(server):
         for name in set(__import__("re").findall(r'(?:src|href)="/(static/[^"]+)"', page.text)):
             assert http.get(f"/{name}").status_code == 200, name
         assert "http://" not in page.text.replace("http://www.w3.org", "") and "https://" not in page.text
-        for path in ("/static/../app.py", "/static/%2e%2e%2fapp.py", "/static/app.py", "/static/none.js"):
+        for path in ("/static/../app.py", "/static/%2e%2e%2fapp.py", "/static/app.py", "/static/none.js", f"/static/{'a' * 300}.js"):
             assert http.get(path).status_code == 404
         about = http.get("/api/model").json()
         assert about["chunk"] == 12 and about["words"]["examples"]

@@ -39,12 +39,14 @@ class Access:
 
     def problem(self, headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
         """Why a request is refused; None if it is not."""
-        host = headers.get("host", "")
-        name = urlsplit(f"//{host}").hostname or ""
+        host, origin = headers.get("host", ""), headers.get("origin")
+        try:
+            name, page = urlsplit(f"//{host}").hostname or "", urlsplit(origin or "").netloc
+        except ValueError:
+            return "this request names an address that cannot be read; open the one that the server printed"
         if self.local_only and not is_loopback(name):
             return f"this server answers on this machine only, and not as '{name}'"
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host and origin not in self.origins:
+        if origin is not None and page != host and origin not in self.origins:
             return f"pages of {origin} may not use this server; start it with that origin allowed"
         if self.token is not None and not self._knows_token(headers, query):
             return "a token is needed: open the address that the server printed, or send 'Authorization: Bearer TOKEN'"

@@ -46,6 +46,7 @@ HEADERS = {
 GUARDED = ("/api/", "/ws", "/metrics")
 DRAIN_SECONDS = 15.0
 SAVE_SECONDS = 5.0
+MAX_JOB_SECONDS = 120
 
 
 class Guard:
@@ -108,9 +109,9 @@ def build_app(engine: Engine, access: Access, limits: Limits) -> FastAPI:
 
     @app.get("/static/{name}")
     async def static(name: str) -> Response:
-        path = PAGE / "static" / name
         kind = STATIC_TYPES.get(Path(name).suffix)
-        if kind is None or not path.is_file():
+        path = next((path for path in (PAGE / "static").iterdir() if path.name == name), None)
+        if kind is None or path is None:
             return JSONResponse({"error": "there is no such file"}, 404)
         return Response(path.read_bytes(), media_type=kind, headers={"cache-control": "no-cache"})
 
@@ -286,8 +287,8 @@ def _read_job(value: dict[str, Any], model: Model, results: jobs.Results, limits
     if value.keys() - known:
         raise UserError(f"a job has no {', '.join(sorted(value.keys() - known))}; it has {', '.join(sorted(known))}")
     seconds = _number(value.get("seconds", 6.75), "seconds")
-    if not 0 < seconds <= 120:
-        raise UserError(f"a job makes more than 0 and at most 120 seconds, not {seconds:g}")
+    if not 0 < seconds <= MAX_JOB_SECONDS:
+        raise UserError(f"a job makes more than 0 and at most {MAX_JOB_SECONDS} seconds, not {seconds:g}")
     options = limits.read_options({key: value[key] for key in ("steps", "window", "sink") if key in value})
     options.apply(model.cfg.rollout)
     changes = value.get("changes", [])
@@ -298,11 +299,14 @@ def _read_job(value: dict[str, Any], model: Model, results: jobs.Results, limits
         if not isinstance(change, list) or not 2 <= len(change) <= 3:
             raise UserError("a change is [second, prompt] or [second, prompt, mode]")
         text, mode, _ = read_prompt({"text": change[1], "mode": change[2] if len(change) == 3 else "keep"})
-        timeline.append((_number(change[0], "the time of a change"), text, mode))
+        at = _number(change[0], "the time of a change")
+        if not 0 <= at <= MAX_JOB_SECONDS:
+            raise UserError(f"the time of a change is 0 to {MAX_JOB_SECONDS} seconds, not {at:g}")
+        timeline.append((at, text, mode))
     for prompt in (value.get("prompt"), *(text for _, text, _ in timeline)):
         limits.check_prompt(prompt)
     suffix = value.get("suffix", ".mp4")
-    if suffix not in jobs.TYPES:
+    if not isinstance(suffix, str) or suffix not in jobs.TYPES:
         raise UserError(f"a movie is one of {', '.join(jobs.TYPES)}")
     return jobs.generation(
         model,
@@ -319,7 +323,7 @@ def _read_job(value: dict[str, Any], model: Model, results: jobs.Results, limits
 def _number(value: Any, what: str) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if isinstance(value, bool) or not abs(number) < float("inf"):
         raise UserError(f"{what} is a number, got {value!r}")
