@@ -1,5 +1,6 @@
 """A stream in every mode: what was rewound, forked, parked, saved or made again is equal to the last bit."""
 
+import contextlib
 import json
 from dataclasses import replace
 
@@ -490,6 +491,55 @@ def test_a_take_shows_and_makes_the_same_again_after_a_restart(whole, make_model
     verdict = verify(take, other)
     assert verdict.equal and verdict.num_chunks == len(made) - 3, str(verdict)
     assert same(list(render(take, other)), made)
+
+
+def test_a_take_shown_from_its_middle_is_decoded_from_the_beginning_of_that_shot(whole, make_model):
+    _, session, made = whole
+    take, model = session.take(), make_model()
+    for start in range(len(made)):
+        turns = list(take.replay_in_turns(model, start))
+        shot = max(i for i, chunk in enumerate(take.chunks) if chunk.begins_shot and i <= start)
+        assert turns[: start - shot] == [None] * (start - shot) and None not in turns[start - shot :]
+        shown = turns[start - shot :]
+        assert [a.index for a in shown] == list(range(start, len(made)))
+        assert all(np.array_equal(a.frames, b.frames) for a, b in zip(shown, made[start:], strict=True))
+    assert not list(take.replay(model, len(made))) and not list(take.replay(model, 3, 3))
+
+
+def times_given_way(session, passes):
+    """How often, on the way through them."""
+    count = 0
+    with torch.no_grad(), contextlib.suppress(StopIteration):
+        wanted = next(passes)
+        while True:
+            count += wanted is None
+            wanted = passes.send(None if wanted is None else wanted.run(session.model.need_student()))
+    return count
+
+
+def test_others_have_their_turn_while_a_decoder_sees_a_shot_again(either):
+    session = Session(either, "a red car", moment_bytes=0)
+    chunks(session, 2)
+    session.set_prompt("a blue bus", mode="flush")
+    made = chunks(session, 7)
+    resumed = Session.resume(session.take(), either)
+    twin = resumed.fork()
+    assert times_given_way(session, session.rewind_passes(2)) == 5
+    assert times_given_way(session, session.chunk_passes()) == 0
+    assert torch.equal(session.history.records[-1].latents, made[-2].latents)
+    assert times_given_way(resumed, resumed.chunk_passes()) == 7
+    after = chunks(session, 3)
+    assert same(after[:1], made[-1:]) and same(after[2:], chunks(resumed, 1)) and same(after[1:], chunks(twin, 2))
+
+
+def test_going_back_that_was_broken_off_is_made_up_for(either):
+    session, expected = Session(either, "a red car", moment_bytes=0), either.session("a red car")
+    chunks(session, 5), chunks(expected, 4)
+    passes = session.rewind_passes(1)
+    with torch.no_grad():
+        assert next(passes) is None
+    passes.close()
+    assert same(chunks(session, 2), chunks(expected, 2))
 
 
 def test_a_take_is_continued_as_if_it_had_never_been_saved(whole, make_model, tmp_path):

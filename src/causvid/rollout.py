@@ -10,7 +10,7 @@ answers one stream; a server answers many with one batch.
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -45,14 +45,16 @@ class Pass:
 
 Passes = Generator[Pass, Latents, T]  # asks for passes, is sent their results, ends in a T
 
+Turns = Generator[Pass | None, Any, T]  # the same, and None gives way to other streams: nothing is sent for it
+
 
 @torch.no_grad()
-def drive(model: Network, passes: Passes[T]) -> T:
+def drive(model: Network, passes: Turns[T]) -> T:
     """Answer every pass with this network, and return what the stream makes of them."""
     try:
         wanted = next(passes)
         while True:
-            wanted = passes.send(wanted.run(model))
+            wanted = passes.send(None if wanted is None else wanted.run(model))
     except StopIteration as end:
         return end.value
 

@@ -33,7 +33,7 @@ from causvid.history import (
 from causvid.inputs import Inputs, Next
 from causvid.models.dit import TextMemory
 from causvid.pixels import frames_from_video, video_from_frames
-from causvid.rollout import Passes, Rollout, drive
+from causvid.rollout import Passes, Rollout, Turns, drive
 from causvid.shapes import Latents, Text, Video
 from causvid.situation import (
     EDIT,
@@ -110,6 +110,7 @@ class Session:
         self.now.options.apply(model.cfg.rollout)  # refuse what cannot be run now, not at the first chunk
         self._rollout: Rollout | None = None  # its cache is allocated with the first chunk
         self._decoder: CodecStream = model.decode_stream()
+        self._decoder_is_behind = False  # and has to see again what was shown
 
     # ---- chunks ------------------------------------------------------------------------------------------------
 
@@ -121,7 +122,7 @@ class Session:
         """Generate, decode and return the next chunk."""
         return drive(self.model.need_student(), self.chunk_passes())
 
-    def chunk_passes(self) -> Passes[Chunk]:
+    def chunk_passes(self) -> Turns[Chunk]:
         clock = Stopwatch(self.model.device)
         yield from self.wake_passes()
         yield from self._catch_up_passes()
@@ -286,7 +287,7 @@ class Session:
         """Take back the last chunks, and what was asked since. The next one is made again, or made otherwise."""
         drive(self.model.need_student(), self.rewind_passes(num_chunks))
 
-    def rewind_passes(self, num_chunks: int) -> Passes[None]:
+    def rewind_passes(self, num_chunks: int) -> Turns[None]:
         if not 0 <= num_chunks <= self.num_chunks:
             raise UserError(f"this stream has {self.num_chunks} chunks and cannot go back by {num_chunks}")
         keep = self.num_chunks - num_chunks
@@ -305,8 +306,9 @@ class Session:
             self._inputs.source = None
         elif keep and self._inputs.source is None:
             self._leave_source()
-        self._rebuild_decoder()
-        yield from self._rebuild_passes()
+        self._shot_begins = not keep
+        self._rollout, self._decoder_is_behind = None, True
+        yield from self.wake_passes()
 
     def fork(self) -> Session:
         """A second stream with the same past. The two share it and go on alone."""
@@ -348,8 +350,10 @@ class Session:
         width = shape.tokens_per_frame * shape.num_heads * shape.head_width
         return 2 * shape.num_layers * frames * width * model.dtype.itemsize
 
-    def wake_passes(self) -> Passes[None]:
+    def wake_passes(self) -> Turns[None]:
         """Build a stream's cache. The next chunk would do it, too."""
+        if self._decoder_is_behind:
+            yield from self._rebuild_decoder()
         if self.is_parked:
             yield from self._rebuild_passes()
 
@@ -390,7 +394,8 @@ class Session:
         session._inputs.waiting.extend(events)
         session._began -= take.events[-1].time
         session._leave_source()
-        session._rebuild_decoder()
+        session._shot_begins = not session.history.records
+        session._decoder_is_behind = True
         session.park()
         return session
 
@@ -557,10 +562,9 @@ class Session:
         from_moment = yield from rebuild_passes(self._rollout, self.history, self._remember)
         self.exact = self.exact or not from_moment
 
-    def _rebuild_decoder(self) -> None:
-        """The decoder as it was when the last chunk had been shown."""
+    def _rebuild_decoder(self) -> Turns[None]:
+        """The decoder as it was when the last chunk had been shown. Gives way after every chunk it sees again."""
         self._decoder = self.model.decode_stream()
-        self._shot_begins = not self.history.records
         start = self.history.shot_start()
         moment = self.history.newest_moment(not_before=start)
         if moment:
@@ -568,6 +572,8 @@ class Session:
             start = moment.num_chunks
         for record in self.history.records[start:]:
             self._decode(record.latents)
+            yield None
+        self._decoder_is_behind = False
 
     def _keep_moment(self) -> None:
         if self.num_chunks % MOMENT_EVERY == 0:

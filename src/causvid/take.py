@@ -134,20 +134,22 @@ class Take:
                 f"{list(model.latent_shape)}; use the model it was made with, '{self.model}'"
             )
 
-    @torch.no_grad()
     def replay(self, model: Model, start: int = 0, stop: int | None = None) -> Iterator[Shown]:
         """The very frames that the stream gave. Only the codec runs."""
+        return (shown for shown in self.replay_in_turns(model, start, stop) if shown is not None)
+
+    @torch.no_grad()
+    def replay_in_turns(self, model: Model, start: int = 0, stop: int | None = None) -> Iterator[Shown | None]:
+        """The same, and None for every chunk of the shot that the decoder has to see before `start`."""
         self.check_codec(model)
         prompts = self.prompts()
+        begin = max((i for i, chunk in enumerate(self.chunks) if chunk.begins_shot and i <= start), default=0)
         decode = model.decode_stream()
-        for index, (chunk, latents) in enumerate(zip(self.chunks, self.latents)):
-            if stop is not None and index >= stop:
-                return
-            if chunk.begins_shot:
+        for index in range(begin, len(self.chunks) if stop is None else min(stop, len(self.chunks))):
+            if self.chunks[index].begins_shot:
                 decode = model.decode_stream()
-            video = decode(latents.to(device=model.device, dtype=model.codec.dtype))
-            if index >= start:
-                yield Shown(frames_from_video(video), index, prompts[index])
+            video = decode(self.latents[index].to(device=model.device, dtype=model.codec.dtype))
+            yield Shown(frames_from_video(video), index, prompts[index]) if index >= start else None
 
     # ---- the file --------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import gc
+import itertools
 import time
 import weakref
 from functools import partial
@@ -17,9 +18,10 @@ from causvid.errors import UserError
 from causvid.inputs import MAX_WAITING
 from causvid.serve.engine import Engine, EngineConfig
 from causvid.serve.frames import digest
+from causvid.serve.jobs import Results, movie_of
 from causvid.serve.lanes import Job
 from causvid.serve.room import Full
-from causvid.session import StreamOptions
+from causvid.session import Session, StreamOptions
 from live_server import running
 from tiny_models import random_model
 
@@ -254,6 +256,38 @@ def test_changes_do_not_pile_up():
 
 
 # ---- time ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["replay", "rewind", "resume", "movie"])
+def test_a_decoder_that_sees_much_again_leaves_the_others_their_turns(how):
+    """Between two chunks that it decodes, the stream that plays gets a pass."""
+    model = random_model()
+    long = Session(model, "a red car", moment_bytes=0)
+    for _ in range(20):
+        long.next_chunk()
+    take, happened = long.take(), []
+    decode = model.codec._decode
+    model.codec._decode = lambda *piece: happened.append("decode") or decode(*piece)
+    model.need_student().register_forward_pre_hook(lambda *_: happened.append("pass"))
+    with engine_of(model, moment_bytes=0) as engine, contextlib.closing(Results()) as results:
+        plays, news = watched(engine, seed=1)
+        wait_until(lambda: news)
+        happened.clear()
+        stream = engine.resume(take).result(20)
+        told = []
+        stream.listener = lambda _, kind, what: told.append(kind)
+        if how == "replay":
+            engine.replay(stream, 19).result(20)
+        elif how == "rewind":
+            engine.rewind(stream, 19).result(20)
+        elif how == "resume":
+            engine.play(stream).result(20)
+        else:
+            job = engine.submit(movie_of(model, results, take, 19, 20, ".gif"))
+        wait_until(lambda: job.state == "done" if how == "movie" else told and told[-1] in ("chunk", "rewound"))
+        runs = [len(list(run)) for kind, run in itertools.groupby(list(happened)) if kind == "decode"]
+        assert sum(runs) >= 19 and max(runs) <= 3
+        assert plays.playing
 
 
 class Slow:

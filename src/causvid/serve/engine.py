@@ -150,7 +150,7 @@ class Engine:
         def begin(session: Session) -> None:
             self.room.check_playing(stream)
             take = session.take()
-            stream.playing, stream.reel = False, take.replay(self.model, start)
+            stream.playing, stream.reel = False, take.replay_in_turns(self.model, start)
             stream.shown_until = time.monotonic()
             stream.epoch += 1
             stream.tell("replaying", {"start": start, "chunks": len(take.chunks) - start})

@@ -75,9 +75,10 @@ def movie_of(model: Model, results: Results, take: Take, start: int, stop: int, 
     def make(job: Job) -> Work:
         path = results.path(job, suffix)
         with media.VideoWriter(path, model.cfg.fps) as movie:
-            for shown in take.replay(model, start, stop):
-                movie.write(shown.frames)
-                job.progress = (shown.index + 1 - start) / (stop - start)
+            for shown in take.replay_in_turns(model, start, stop):
+                if shown is not None:
+                    movie.write(shown.frames)
+                    job.progress = (shown.index + 1 - start) / (stop - start)
                 yield None
         return path
 

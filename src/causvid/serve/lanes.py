@@ -82,7 +82,7 @@ class Stream(Lane):
     commands: deque[Done] = field(default_factory=deque)
     inbox: deque[np.ndarray] = field(default_factory=deque)  # frames to restyle, from other threads
     source_ends: bool = False  # it was a file: what cannot fill a chunk ends it
-    reel: Iterator[Shown] | None = None  # a replay that is being shown
+    reel: Iterator[Shown | None] | None = None  # a replay that is being shown
     saved: bool = False  # its page has fetched it since the server began to leave
     _command: Done | None = None
     _began: float = 0.0
@@ -165,9 +165,13 @@ class Stream(Lane):
             result = yield from result
         return result
 
-    def _show_next(self, reel: Iterator[Shown]) -> Work:
+    def _show_next(self, reel: Iterator[Shown | None]) -> Work:
         yield None
-        return next(reel, None)
+        for shown in reel:
+            if shown is not None or self.reel is not reel:
+                return shown
+            yield None
+        return None
 
     def _deliver(self, chunk: Chunk | Shown, now: float) -> None:
         took, length = now - self._began, len(chunk.frames) / self.fps
