@@ -554,6 +554,38 @@ def test_a_take_is_continued_as_if_it_had_never_been_saved(whole, make_model, tm
     assert verify(again, model).equal
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_waits_for_the_next_chunk_is_saved(either, begun, tmp_path):
+    session = either.session("a red car", seed=3)
+    chunks(session, 2 * begun)
+    session.set_prompt("a blue bus", mode="recache")
+    session.change(seed=9, window=6)
+    resumed = Session.resume(Take.load(session.save(tmp_path / "a.take")), either)
+    assert resumed.prompt == "a blue bus" and resumed.will_recache
+    assert (resumed.seed, resumed.asked.options.window) == (9, 6)
+    assert resumed.take().events == session.take().events
+    assert same(chunks(resumed, 3), chunks(session, 3))
+    assert resumed.take().events == session.take().events
+    assert verify(session.take(), either).equal
+
+
+@pytest.mark.parametrize("bring", ["image", "source"])
+def test_pictures_that_wait_are_not_saved_and_words_beside_them_are(either, bring):
+    session = either.session("a red car", story=False)
+    chunks(session, 2)
+    if bring == "image":
+        session.begin_with_image(IMAGE)
+    else:
+        session.restyle(0.9)
+        session.push(CLIP)
+    session.set_prompt("a blue bus")
+    resumed, expected = Session.resume(session.take(), either), either.session("a red car", story=False)
+    chunks(expected, 2)
+    expected.set_prompt("a blue bus")
+    assert same(chunks(resumed, 2), chunks(expected, 2)) and resumed.asked.strength is None
+    assert verify(resumed.take(), either).equal
+
+
 def test_a_take_that_was_changed_is_found_out(whole):
     model, session, _ = whole
     take = session.take()

@@ -358,13 +358,15 @@ class Session:
             yield from self._rebuild_passes()
 
     def take(self) -> Take:
-        """What this stream is up to now, as a value that can be saved."""
-        records = self.history.records
+        """What this stream is up to now, as a value that can be saved: also what waits for the next chunk, but for
+        pictures."""
+        records, count = self.history.records, self.num_chunks
+        asked = [e for e in list(self._inputs.waiting) if e.kind in ("prompt", "settings")]
         return Take(
             self.model.cfg.name,
             self.model.cfg.fps,
             self.model.latent_shape,
-            tuple(self.history.events),
+            (*self.history.events, *(replace(event, chunk=count) for event in asked)),
             tuple(record.note for record in records),
             tuple(self.history.cuts),
             tuple(record.latents for record in records),

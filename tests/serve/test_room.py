@@ -181,6 +181,17 @@ def test_within_a_budget_idle_caches_go_first_then_sessions_nobody_watches_and_t
         assert engine.find("nobody").result(20) is None
 
 
+def test_a_prompt_that_waits_is_still_there_after_the_shelf():
+    with engine_of() as engine:
+        stream, news = watched(engine)
+        wait_until(lambda: news)
+        engine.pause(stream).result(20)
+        engine.ask(stream, lambda session: session.set_prompt("a blue bus")).result(20)
+        stream.listener = None
+        engine.call(partial(engine.room.put_away, stream)).result(20)
+        assert engine.find(stream.id).result(20).session.prompt == "a blue bus"
+
+
 def test_the_shelf_keeps_to_its_size_too():
     with engine_of(shelf_bytes=40_000) as engine:
         for seed in range(6):
