@@ -9,6 +9,7 @@ import time
 import weakref
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from causvid.inputs import MAX_WAITING
 from causvid.serve.engine import Engine, EngineConfig
 from causvid.serve.frames import digest
 from causvid.serve.jobs import Results, movie_of
-from causvid.serve.lanes import Job
+from causvid.serve.lanes import Job, Stream
 from causvid.serve.room import Full
 from causvid.session import Session, StreamOptions
 from live_server import running
@@ -312,6 +313,24 @@ class Slow:
         self.model.need_student().register_forward_pre_hook(
             lambda _, args: time.sleep(0.5 * self.share / passes * len(args[0]))
         )
+
+
+@pytest.mark.parametrize(("pace", "took"), [(0.5, 0.9), (1.0, 0.5), (2.0, 0.3), (2.0, 0.45), (4.0, 0.1), (8.0, 0.05)])
+def test_no_chunk_is_late_at_a_pace_that_the_device_reaches(pace, took):
+    """By a clock that is set by hand, of chunks that last a second at pace 1."""
+    session = SimpleNamespace(will_recache=False)
+    stream, lates = Stream(session=session, fps=12, pace=pace, playing=True), []
+    stream.tell = lambda _, what: lates.append(what[1]["late"])
+    now = stream.shown_until = 100.0
+    for _ in range(60):
+        now = stream._began = max(now, stream.next_time(now))
+        now, shown = now + took, stream.shown_until
+        stream._deliver(SimpleNamespace(frames=[0] * 12), now)
+    assert max(lates[20:]) < 1e-6
+    assert shown - now < 0.4 * took + 0.1, "a new prompt does not wait behind more than that"
+    before = stream.next_time(0.0)
+    session.will_recache = True
+    assert before - stream.next_time(0.0) == pytest.approx(2 * took, rel=0.01)
 
 
 def play_when_there_is_room(engine, seed):

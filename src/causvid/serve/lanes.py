@@ -69,7 +69,7 @@ class Stream(Lane):
     listener: Listener | None = None
     num_unsent: Callable[[], int] = lambda: 0  # frames that its reader has not taken yet
     max_unsent: int = 36
-    lead: float = 0.3  # seconds before the last shown frame at which the next chunk is begun
+    lead: float = 0.3  # seconds of the clock before the last shown frame, at which the next chunk is begun
     born: float = field(default_factory=time.monotonic)
     touched: float = field(default_factory=time.monotonic)
     epoch: int = 0  # counts what makes chunks from before obsolete: rewinds, replays
@@ -138,7 +138,7 @@ class Stream(Lane):
         if self.pace is None:
             return now
         lead = self.lead + (2 * self.chunk_latency if self.session.will_recache else 0.0)
-        return max(now, self.shown_until - lead / self.pace)
+        return max(now, self.shown_until - lead)
 
     def finish(self, result: Any) -> None:
         now = time.monotonic()
@@ -182,7 +182,7 @@ class Stream(Lane):
         late = now - self.shown_until
         self.shown_until = max(self.shown_until, now) + seconds
         # begun late enough that a new prompt is seen soon, early enough that the picture does not stop
-        self.lead = min(max(0.08, 1.4 * self.chunk_latency + 0.03), length)
+        self.lead = min(max(0.08, 1.4 * self.chunk_latency + 0.03), seconds)
         waited = None
         if self.asked_to_play is not None:
             waited, self.asked_to_play = now - self.asked_to_play, None
