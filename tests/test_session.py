@@ -280,6 +280,16 @@ def test_settings_are_told_as_soon_as_they_are_asked_for(model):
     assert session.now == session.asked and session.now.seed == 4
 
 
+def test_settings_must_go_with_those_that_wait(model):
+    session = model.session("a red car", window=24)
+    session.next_chunk()
+    session.change(window=6)
+    with pytest.raises(UserError, match="window"):
+        session.change(sink=9)
+    session.next_chunk()
+    assert (session.now.options.window, session.now.options.sink) == (6, None)
+
+
 def test_a_larger_window_is_filled_from_the_chunks_of_the_shot(model):
     session = model.session("a red car", window=6)
     made = chunks(session, 4)

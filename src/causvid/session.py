@@ -221,7 +221,7 @@ class Session:
         """Another seed, number of steps, window, sink or relative from the next chunk on."""
         check_settings(settings)
         event = Event(0, 0.0, "settings", settings)
-        self.now.after(event, self._embed).options.apply(self.model.cfg.rollout)
+        self.asked.after(event, self._embed).options.apply(self.model.cfg.rollout)
         self._ask("settings", settings)
 
     def begin_with_image(self, image: np.ndarray, how: str = "first") -> None:
