@@ -627,6 +627,23 @@ def test_a_take_rendered_by_a_student_of_other_chunks_has_the_same_length():
     assert [c.prompt for c in finer] == ["a red car"] * 9 + ["a blue bus"] * 6
 
 
+@pytest.mark.parametrize("after", [0, 1, 6])
+def test_what_was_given_is_given_to_a_student_of_other_chunks(after):
+    """Wherever it lies: in the middle of what would be one chunk, and at the end."""
+    session = random_model(chunk=1).session("a red car")
+    chunks(session, 5)
+    parts = session.extend(CLIP[:9])
+    chunks(session, parts)
+    session.begin_with_image(IMAGE)
+    chunks(session, 1 + after)
+    take, made = session.take(), list(render(session.take(), random_model()))
+    given = [chunk for chunk in made if chunk.kind == "given"]
+    assert [latents.shape[1] for latents in take.latents[5:9]] == [1] * 4
+    assert all(torch.equal(a.latents, b) for a, b in zip(given, take.latents[5:9], strict=True))
+    assert [len(chunk.frames) for chunk in given] == [1, 4, 4, 1], "two shots, as they were"
+    assert 0 <= sum(chunk.latents.shape[1] for chunk in made) - take.num_latents < 3
+
+
 def test_the_teacher_refines_a_take_clip_by_clip(whole):
     model, session, made = whole
     take, told = session.take(), []

@@ -33,14 +33,17 @@ def render(take: Take, model: Model, **options: Any) -> Iterator[Chunk]:
         )
     session = Session.from_start(take, model, **options)
     events, starts = deque(take.events[1:]), take.starts()
+    given = deque(index for index, note in enumerate(take.chunks) if note.kind == "given")
     place = made = 0  # the chunk of the take, and the latent frame, that come next
-    while made < take.num_latents:
+    while made < take.num_latents or given:
         while place + 1 < len(starts) and starts[place + 1] <= made:
             place += 1
-        while events and starts[events[0].chunk] <= made:
+        if given and starts[given[0]] <= made:
+            place = given.popleft()  # late, if a larger chunk was made of what came before
+        while events and events[0].chunk <= place:
             ask(session, events.popleft(), options)
         note = take.chunks[place]
-        if note.kind == "given" and starts[place] == made:
+        if note.kind == "given":
             session.give(take.latents[place])
         elif note.kind == "restyled":
             session.follow(take.sources[place], note)
