@@ -8,7 +8,7 @@ import torch
 
 from causvid.render import render, verify
 from causvid.session import Session
-from causvid.story import PART
+from causvid.story import PART, first_words
 from causvid.take import Take
 from causvid.text import Understood
 from causvid.worlds.vista import course
@@ -137,6 +137,27 @@ def test_gone_back_forked_parked_saved_and_made_again_it_is_the_same_story(telle
     )
     assert verify(twin.take(), teller).equal
     assert equal([chunk.latents for chunk in render(twin.take(), teller)], made)
+
+
+class NamingText(StoryText):
+    """Names a tint where none is named: pictures from elsewhere take that back."""
+
+    def settle(self, parts, seed, before):
+        return tuple(f"tint {part}" for part in parts)
+
+
+@pytest.mark.parametrize("begun", [2, 4])
+def test_pictures_from_elsewhere_do_not_end_a_story(teller, begun):
+    """Whichever part is told by then, the others are told after it."""
+    session = replace(teller, text=NamingText()).session(TOLD, seed=4)
+    latents(session, begun)
+    session.restyle(0.8)
+    session.push(np.concatenate([CLIP] * 5))
+    assert session.asked_prompt == (TOLD if begun == 2 else "night falls")
+    latents(session, 7)
+    told = [(event.chunk, first_words(event.value)) for event in session.history.events if event.kind == "prompt"]
+    after = [(2, "a red car"), (4, "night falls"), (7, "it snows")]
+    assert told == (after if begun == 2 else [(2, "tint night falls"), (4, "night falls"), (6, "it snows")])
 
 
 def test_a_take_is_made_again_as_it_was_told(teller):

@@ -465,12 +465,14 @@ class Session:
         if not parts or parts == plain:
             return
         value = {key: given for key, given in event.value.items() if key != "story"}
+        rest = plain[told:]
+        text, story = rest[0] if told and rest else value["text"], {"story": rest} if rest else {}
         if event.kind == "start" and not self.num_chunks:
-            start = replace(event, value=value | ({"story": plain} if plain else {}))
+            start = replace(event, value=value | story)
             self.history.events[0] = start
             self.now = Situation.start(start, self._embed, self._course(value["seed"]))
         else:
-            self._ask("prompt", {"text": plain[told] if plain else value["text"], "mode": "keep", "blend": 0})
+            self._ask("prompt", {"text": text, "mode": "keep", "blend": 0} | story)
 
     def _embed(self, prompt: str) -> Text:
         return self.model.embed([prompt])
@@ -585,6 +587,14 @@ class Session:
         self._ask("cut", {"why": what, "chunks": len(chunks)})
         self._inputs.given = deque(self._to_device(chunk) for chunk in chunks)
         self._say_as_it_is()
+
+    def _given_from(self, keep: int) -> deque[Latents]:
+        """What is still to be given after the first chunks, of what was asked for with these or before."""
+        later = [event.chunk for event in self.history.events if event.kind == "cut" and event.chunk >= keep]
+        records = self.history.records[keep : later[0] if later else None]
+        again = [self._to_device(r.latents) for r in takewhile(lambda record: record.note.kind == "given", records)]
+        replaced = later or any(event.kind == "cut" for event in self._inputs.waiting)
+        return deque(again if replaced else [*again, *self._inputs.given])
 
     def _leave_source(self) -> None:
         """Frames that come in belong to one session: another one with the same past goes on without."""
