@@ -373,6 +373,35 @@ def test_rewinding_to_the_start_keeps_what_was_asked_there(either):
     assert session.num_chunks == 3
 
 
+def test_going_back_within_a_video_keeps_the_rest_of_it(either):
+    session = either.session("a red car", seed=1)
+    before = chunks(session, 1)
+    given = session.extend(np.concatenate([CLIP] * 2))
+    first = chunks(session, given + 1)
+    assert given == 5 and [chunk.kind for chunk in first] == ["given"] * 5 + ["made"]
+    for played, back in ((0, 3), (1, 2), (4, 4)):
+        chunks(session, played)
+        session.rewind(back)
+    assert session.num_chunks == 3 and same(chunks(session, 4), first[2:])
+    session.rewind(6)
+    assert [chunk.kind for chunk in chunks(session, 2)] == ["made"] * 2, "it was asked for after that"
+    session.rewind(3)
+    assert same(chunks(session, 1), before)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_going_back_takes_a_second_video_away_and_leaves_the_first(model, begun):
+    session = model.session("a red car", seed=1)
+    session.next_chunk()
+    session.extend(np.concatenate([CLIP] * 2))
+    first = chunks(session, 3)
+    session.extend(CLIP[::-1])
+    chunks(session, int(begun))
+    session.rewind(2 + begun)
+    again = chunks(session, 3)
+    assert same(again[:2], first[1:]) and again[2].kind == "made"
+
+
 def test_rewinding_to_before_a_source_ends_it(either):
     session = either.session("a red car", seed=1)
     first = chunks(session, 2)

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -291,9 +292,9 @@ class Session:
         if not 0 <= num_chunks <= self.num_chunks:
             raise UserError(f"this stream has {self.num_chunks} chunks and cannot go back by {num_chunks}")
         keep = self.num_chunks - num_chunks
+        self._inputs.given = self._given_from(keep)
         self.history.truncate(keep)
         self._inputs.waiting.clear()
-        self._inputs.given.clear()
         if keep:
             self.now = self.history.records[-1].after
         else:
@@ -589,10 +590,11 @@ class Session:
         self._say_as_it_is()
 
     def _given_from(self, keep: int) -> deque[Latents]:
-        """What is still to be given after the first chunks, of what was asked for with these or before."""
+        """What there is to give after the first `keep` chunks: the rest of a video that was asked for before that."""
         later = [event.chunk for event in self.history.events if event.kind == "cut" and event.chunk >= keep]
         records = self.history.records[keep : later[0] if later else None]
-        again = [self._to_device(r.latents) for r in takewhile(lambda record: record.note.kind == "given", records)]
+        shown = takewhile(lambda record: record.note.kind == "given", records)
+        again = [self._to_device(record.latents) for record in shown]
         replaced = later or any(event.kind == "cut" for event in self._inputs.waiting)
         return deque(again if replaced else [*again, *self._inputs.given])
 
