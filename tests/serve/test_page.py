@@ -217,6 +217,28 @@ def test_camera(page):
     page.wait(f"!{STREAM}.state.restyles")
 
 
+def test_a_camera_takes_the_place_of_a_file_and_a_file_that_of_a_camera(page, server, tmp_path):
+    clip = np.random.default_rng(0).integers(0, 256, (300, 24, 40, 3), dtype=np.uint8)
+    media.write_video(tmp_path / "a.mp4", clip, 12)
+
+    def restyle_file():
+        page.choose_file("#video-file", tmp_path / "a.mp4")
+        page.wait("document.querySelector('#video-choice').open")
+        page.click("#video-choice button[value=restyle]")
+
+    start(page, "a red car")
+    session = server.engine.streams[page.run(f"{STREAM}.session")].session
+    restyle_file()
+    page.wait(f"{STREAM}.state.restyles")
+    assert session._inputs.source.limit is None
+    page.click("#camera")
+    page.wait("document.querySelector('#camera').ariaPressed === 'true'")
+    server.wait_until(lambda: session.restyles and session._inputs.source.limit is not None)
+    restyle_file()
+    page.wait("document.querySelector('#camera').ariaPressed === 'false'")
+    server.wait_until(lambda: session.restyles and session._inputs.source.limit is None)
+
+
 def test_dropped_images_and_videos(page, tmp_path):
     clip = np.random.default_rng(0).integers(0, 256, (14, 24, 40, 3), dtype=np.uint8)
     Image.fromarray(clip[0]).save(tmp_path / "a.png")

@@ -178,6 +178,39 @@ def test_a_video_is_extended_or_restyled(server, tmp_path):
             assert answer.status_code == 400 and match in answer.json()["error"]
 
 
+def test_a_file_that_is_restyled_otherwise_still_ends(tmp_path):
+    clip = np.random.default_rng(1).integers(0, 256, (22, 24, 40, 3), dtype=np.uint8)
+    body = media.write_video(tmp_path / "clip.mp4", clip, 12).read_bytes()
+    with running() as server, server.client() as client, server.http as http:
+        client.send("open", prompt="a red car", play=False, pace=None)
+        session = client.wait_for("state")["session"]
+        http.post(f"/api/sessions/{session}/video?use=restyle", content=body).raise_for_status()
+        client.send("source", strength=0.5, of="a blue bus")
+        client.send_picture("frame", picture())  # of a camera that nobody asked for
+        client.send("play")
+        assert client.wait_for("chunk")["strength"] == 0.5
+        client.wait_for("source_ended")
+        client.wait_for("chunk", kind="made")
+
+
+def test_a_camera_takes_the_place_of_a_file(tmp_path):
+    clip = np.random.default_rng(1).integers(0, 256, (22, 24, 40, 3), dtype=np.uint8)
+    body = media.write_video(tmp_path / "clip.mp4", clip, 12).read_bytes()
+    with running() as server, server.client() as client, server.http as http:
+        client.send("open", prompt="a red car", play=False, pace=None)
+        stream = server.engine.streams[client.wait_for("state")["session"]]
+        http.post(f"/api/sessions/{stream.id}/video?use=restyle", content=body).raise_for_status()
+        client.send_picture("frame", picture())
+        client.send("state")
+        client.wait_for("state")
+        server.wait_until(lambda: not stream.inbox)
+        assert stream.session.num_missing_frames == 0 and len(stream.session._inputs.source) == len(clip)
+        for strength in (None, 0.5):
+            client.send("source", strength=strength)
+        client.wait_for("state", restyles=True)
+        assert not stream.source_ends and stream.session.num_missing_frames == 9
+
+
 def test_a_video_that_is_too_long_is_cut_for_restyling_and_refused_for_extending(tmp_path):
     """A stream goes on from the end of a video: going on from its middle would be another thing than was asked."""
     clip = np.random.default_rng(1).integers(0, 256, (22, 24, 40, 3), dtype=np.uint8)

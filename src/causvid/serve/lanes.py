@@ -81,7 +81,7 @@ class Stream(Lane):
     was_told_slow: bool = False
     commands: deque[Done] = field(default_factory=deque)
     inbox: deque[np.ndarray] = field(default_factory=deque)  # frames to restyle, from other threads
-    source_ends: bool = False  # it was a file: what cannot fill a chunk ends it
+    source_ends: bool = False  # it is a file: what cannot fill a chunk ends it, and no frames join it
     reel: Iterator[Shown | None] | None = None  # a replay that is being shown
     saved: bool = False  # its page has fetched it since the server began to leave
     _command: Done | None = None
@@ -114,7 +114,7 @@ class Stream(Lane):
     def next_work(self, now: float) -> Work | None:
         while self.inbox:
             frame = self.inbox.popleft()
-            if self.session.restyles:
+            if self.session.restyles and not self.source_ends:
                 self.session.push(frame)
         self._began = now
         if self.commands:

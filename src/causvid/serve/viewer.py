@@ -23,7 +23,7 @@ from causvid.serve.lanes import Stream
 from causvid.serve.limits import Bucket, Limits
 from causvid.serve.outbox import Outbox, Sender
 from causvid.serve.room import Full
-from causvid.session import Chunk
+from causvid.session import Chunk, Session
 from causvid.take import Event
 
 log = logging.getLogger(__name__)
@@ -296,8 +296,12 @@ class Viewer:
         limit = self.limits.source_chunks * self._chunk_frames()
         stream = self._need_stream()
         stream.inbox.clear()
-        stream.source_ends = False
-        await self._ask(lambda session: session.restyle(strength, of=of, limit=limit))
+
+        def restyle(session: Session) -> None:
+            stream.source_ends = stream.source_ends and session.restyles and strength is not None
+            session.restyle(strength, of=of, limit=limit)
+
+        await self._ask(restyle)
         if of and strength is not None:
             self._tell_understood(of, streamed=False)
         self._tell_state()

@@ -352,6 +352,7 @@ const useVideo = attempt(async (file) => {
   if (!use) return;
   const stream = await ensureStream();
   const taken = await giveVideo(stream.session, file, use, restyling(), about.limits);
+  if (use === "restyle" && camera.on && camera.target === stream) releaseCamera();
   if (taken.notes.length) say(taken.notes.join(" "));
   if (taken.cut) say(`Only the first ${taken.seconds} seconds of this video are followed.`);
   stream.send("play");
@@ -380,16 +381,21 @@ const toggleCamera = attempt(async () => {
     const stream = await ensureStream();
     camera.target = stream;
     await camera.start((blob) => stream.online && stream.socket.bufferedAmount < 1 << 18 && stream.sendPicture("frame", blob));
+    if (stream.state?.restyles) stream.send("source", { strength: null }); // a file
     stream.send("source", restyling());
     stream.send("play");
     $("camera").setAttribute("aria-pressed", "true");
   }
 });
 
-function stopCamera() {
+function releaseCamera() {
   camera.stop();
-  camera.target.send("source", { strength: null });
   $("camera").setAttribute("aria-pressed", "false");
+}
+
+function stopCamera() {
+  releaseCamera();
+  camera.target.send("source", { strength: null });
 }
 
 function sendRestyling() {
