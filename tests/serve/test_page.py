@@ -121,6 +121,38 @@ def test_what_is_asked_while_the_connection_is_lost_is_done_once_it_is_back(page
     page.wait(f"{STREAM}.chunks.at(-1)?.prompt === 'a blue bus'")
 
 
+def test_a_stream_that_another_window_took_is_taken_back(page, server):
+    start(page, "a red car")
+    session = page.run(f"{STREAM}.session")
+    with server.client(session) as other:
+        other.wait_for("state")
+        page.wait("document.querySelector('#status-text').textContent === 'in another window'")
+        assert page.run("document.querySelector('#play').ariaLabel") == "Play"
+        made = page.run(f"{STREAM}.chunks.length")
+        page.click("#play")
+        other.wait_for("replaced")
+        page.wait(f"{STREAM}.state.playing && {STREAM}.chunks.length > {made + 2}")
+        assert page.run("document.querySelector('#status-text').textContent") == "live"
+    with server.client(session) as other:
+        other.wait_for("state")
+        page.wait("document.querySelector('#status-text').textContent === 'in another window'")
+    page.run("document.querySelector('#prompt').value = 'a blue bus'")
+    page.click("#send")
+    page.wait(f"{STREAM}.session === '{session}' && {STREAM}.chunks.at(-1)?.prompt === 'a blue bus'")
+
+
+def test_a_window_does_not_end_what_another_one_shows(page, server):
+    start(page, "a red car")
+    session = page.run(f"{STREAM}.session")
+    with server.client(session) as other:
+        other.wait_for("state")
+        page.wait("document.querySelector('#status-text').textContent === 'in another window'")
+        page.click("#restart")
+        page.wait(f"{STREAM}.state.playing && {STREAM}.session !== '{session}'")
+        other.send("state")
+        assert other.wait_for("state")["session"] == session
+
+
 def pause(page):
     """Returns how many chunks there are then: the one that was being made still comes."""
     page.click("#play")

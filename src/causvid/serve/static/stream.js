@@ -38,6 +38,7 @@ export class Stream extends EventTarget {
     this.due = 0;
     this.generation = 0; // counts rewinds: pictures from before are not shown
     this.closed = false;
+    this.elsewhere = false; // another window shows this session now
     this.order = Promise.resolve();
     this.connect();
     const tick = (now) => {
@@ -94,6 +95,10 @@ export class Stream extends EventTarget {
   put(message) {
     if (this.online) this.socket.send(message);
     else if (!this.closed && this.unsent.length < 100) this.unsent.push(message);
+    if (this.elsewhere && !this.closed) {
+      this.elsewhere = false;
+      this.connect();
+    }
   }
 
   async sendPicture(type, blob, about = {}) {
@@ -126,6 +131,17 @@ export class Stream extends EventTarget {
     this.closed = true;
     if (forever && this.session) this.send("close");
     this.socket.close();
+  }
+
+  // To another window. Whatever is asked here brings the session back, and nothing is known of what it did there.
+  handOver() {
+    this.socket.onmessage = this.socket.onclose = null;
+    this.socket.close();
+    this.elsewhere = true;
+    this.ready = this.replaying = false;
+    if (this.state) Object.assign(this.state, { playing: false, replaying: false });
+    this.clear();
+    this.chunks = [];
   }
 
   clear() {
@@ -161,6 +177,8 @@ export class Stream extends EventTarget {
       this.replaying = true;
     } else if (news.type === "replayed") {
       this.replaying = false;
+    } else if (news.type === "replaced") {
+      this.handOver();
     } else if (news.type === "ended") {
       this.session = this.state = null;
       this.unsent = [];

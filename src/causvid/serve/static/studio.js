@@ -123,6 +123,7 @@ class Pane {
     });
     on("rewound", () => this.mark(null));
     for (const kind of ["full", "slow", "limit", "error", "replaced"]) on(kind, ({ message }) => say(message));
+    on("replaced", () => this.showState(this.stream.state));
     on("understood", ({ notes }) => say(notes.join(" ")));
     on("draining", ({ message }) => {
       say(message);
@@ -140,7 +141,8 @@ class Pane {
     $("play").classList.toggle("paused", !playing);
     $("play").setAttribute("aria-label", playing ? "Pause" : "Play");
     if (!state?.replaying) this.mark(null);
-    status(playing ? "live" : "", playing ? "live" : state ? (state.parked ? "parked" : "paused") : "ready");
+    const resting = this.stream.elsewhere ? "in another window" : state?.parked ? "parked" : "paused";
+    status(playing ? "live" : "", playing ? "live" : state ? resting : "ready");
     for (const id of ["back", "fork", "replay", "record", "save"]) $(id).disabled = !state;
     if (!state) return;
     for (const [id, value] of [["seed", state.seed], ["steps", state.steps], ["window", state.window]]) {
@@ -446,8 +448,8 @@ function buildSettings() {
     change({ seed: Number($("seed").value) });
   });
   $("restart").addEventListener("click", () => {
-    if (camera.on && camera.target === chosen.stream) stopCamera();
-    chosen.stream.send("close");
+    if (camera.on && camera.target === chosen.stream) releaseCamera();
+    if (!chosen.stream.elsewhere) chosen.stream.send("close");
     chosen.stream.session = null;
     box.value = box.value || words.surprise("");
     chosen.stream.open(box.value, options());
