@@ -209,13 +209,30 @@ def test_gradients_reach_the_chunk_at_hand_and_not_the_past(dit):
     assert apart(with_grad, without) <= TOLERANCE
 
 
-def test_recomputation_sees_the_past_as_it_was(dit):
+FORGETFUL = [
+    CachePolicy(window=6),
+    CachePolicy(window=4, sink=1),
+    CachePolicy(window=5, sink=2, relative=True),
+]
+
+
+@pytest.mark.parametrize("policy", FORGETFUL, ids=str)
+def test_a_cache_that_keeps_all_sees_what_its_window_leaves(dit, policy):
+    x, text = clip()
+    bounds = chunk_bounds(NUM_FRAMES, 3)
+    sigma = random_levels(bounds)
+    kept = stream(dit, x, sigma, text, bounds, policy, keep_all=True)
+    assert apart(kept, stream(dit, x, sigma, text, bounds, policy)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("policy", [FULL, *FORGETFUL], ids=str)
+def test_recomputation_sees_the_past_as_it_was(dit, policy):
     """Gradient checkpointing runs a chunk again after later chunks were committed."""
     x, text = clip(batch=1)
 
     def gradient(checkpointed):
         dit.checkpoint_blocks = checkpointed
-        cache = KVCache(dit.cache_shape(HEIGHT, WIDTH), max_frames=9)
+        cache = KVCache(dit.cache_shape(HEIGHT, WIDTH), policy, max_frames=9, keep_all=True)
         noise = x[:, 3:6].clone().requires_grad_()
         for start, chunk in ((0, x[:, :3]), (3, noise), (6, x[:, 6:9])):
             past = cache.at_hand(3)

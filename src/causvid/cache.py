@@ -7,6 +7,9 @@ One buffer is allocated up front: [sink frames | ring of recent frames]. The chu
 the frames that have just left its window, so nothing is ever concatenated or moved, an endless stream keeps the same
 memory, and once the ring is full every step has the same shapes. Keys are stored rotated by their absolute frame
 number; attention does not care about order, only about differences of position.
+
+A backward pass that computes layers again reads the past a second time, after later chunks. Training therefore has a
+buffer of every frame of a clip (`keep_all`), in which nothing is written over; the window then limits sight alone.
 """
 
 from collections.abc import Iterable, Iterator
@@ -57,15 +60,17 @@ class KVCache:
         *,
         batch: int = 1,
         max_frames: int | None = None,
+        keep_all: bool = False,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> None:
-        """`max_frames` is the capacity of a policy without a window; with one, the window is the capacity."""
-        capacity = policy.window if policy.window is not None else max_frames
+        """`max_frames` is the capacity of a policy without a window, and of a cache that is to `keep_all` frames; with a
+        window, that is the capacity."""
+        capacity = max_frames if policy.window is None or keep_all else policy.window
         if capacity is None:
-            raise ValueError("a cache without a window needs max_frames, the longest stream it must hold")
-        check_window(1, capacity, policy.sink)
-        self.shape, self.policy, self.capacity = shape, policy, capacity
+            raise ValueError("a cache that forgets nothing needs max_frames, the longest stream it must hold")
+        check_window(1, policy.window or capacity, policy.sink)
+        self.shape, self.policy, self.capacity, self.keep_all = shape, policy, capacity, keep_all
         self.num_frames = 0  # frames committed since the start of the stream
         size = (shape.num_layers, batch, capacity * shape.tokens_per_frame, shape.num_heads, shape.head_width)
         # nothing is seen that was not written before: memory that a stream never comes to is never touched
@@ -96,16 +101,16 @@ class KVCache:
         """The view that a chunk of `num_frames` has. It stays valid while later chunks are appended to a full cache.
         `travel` [B, T]: how far the view has come at each of them."""
         start, stop = self.num_frames, self.num_frames + num_frames
-        if self.policy.window is None:
-            if stop > self.capacity:
-                raise ValueError(
-                    f"the cache holds {self.capacity} frames and the stream wants frame {stop - 1}; "
-                    "give it a window, or a larger max_frames"
-                )
-        else:
-            check_window(num_frames, self.capacity, self.policy.sink)
-            if self.policy.relative and self.policy.sink:
-                self._rebase_sink(stop)
+        policy = self.policy
+        if (policy.window is None or self.keep_all) and stop > self.capacity:
+            raise ValueError(
+                f"the cache holds {self.capacity} frames and the stream wants frame {stop - 1}; "
+                "give it a window, or a larger max_frames"
+            )
+        if policy.window is not None:
+            check_window(num_frames, policy.window, policy.sink)
+        if policy.relative and policy.sink and not self.keep_all:
+            self._rebase_sink(stop)
         runs = [torch.arange(run.start, run.stop, device=self._keys.device) for run in self.slots(start, stop)]
         num_seen = min(stop, self.capacity) * self.shape.tokens_per_frame
         return Past(self, start, stop, torch.cat(runs), num_seen, travel)
@@ -114,7 +119,7 @@ class KVCache:
         """What the last pass left in the slots of the chunk at hand is the past from now on."""
         sink, before = self.policy.sink, self.num_frames
         self.num_frames += num_frames
-        if self.policy.relative and before < sink <= self.num_frames:
+        if self.policy.relative and not self.keep_all and before < sink <= self.num_frames:
             self._sink_keys = self._keys[:, :, : sink * self.shape.tokens_per_frame].clone()
 
     def clear(self) -> None:
@@ -189,19 +194,29 @@ class Past:
             yield slice(None), k_BLNE.to(self.dtype), v_BLNE.to(self.dtype)
             return
         keys, values = self.cache._keys[layer], self.cache._values[layer]
-        if torch.is_grad_enabled() and (k_BLNE.requires_grad or v_BLNE.requires_grad):
-            # In training the past is constant and the present carries gradients: the buffer stays untouched, so a
-            # recomputation of this layer sees what the first pass saw.
-            past = [run for span in self._past_spans() for run in self.cache.slots(*span)]
-            yield (
-                slice(None),
-                torch.cat([*(keys[:, run] for run in past), k_BLNE.to(self.dtype)], dim=1),
-                torch.cat([*(values[:, run] for run in past), v_BLNE.to(self.dtype)], dim=1),
-            )
+        # In training the past is constant and the present carries gradients: the buffer stays untouched.
+        learns = torch.is_grad_enabled() and (k_BLNE.requires_grad or v_BLNE.requires_grad)
+        if not learns:
+            keys.index_copy_(1, self.own, k_BLNE.to(self.dtype))
+            values.index_copy_(1, self.own, v_BLNE.to(self.dtype))
+        if not learns and not self._beyond_window:
+            yield slice(None), keys[:, : self.num_seen], values[:, : self.num_seen]
             return
-        keys.index_copy_(1, self.own, k_BLNE.to(self.dtype))
-        values.index_copy_(1, self.own, v_BLNE.to(self.dtype))
-        yield slice(None), keys[:, : self.num_seen], values[:, : self.num_seen]
+        runs = [run for span in self._past_spans() for run in self.cache.slots(*span)]
+        past_keys, past_values = [keys[:, run] for run in runs], [values[:, run] for run in runs]
+        if self._beyond_window and self.cache.policy.relative and self.cache.policy.sink:
+            past_keys[0] = shift_in_time(past_keys[0], self._beyond_window)
+        yield (
+            slice(None),
+            torch.cat([*past_keys, k_BLNE.to(self.dtype)], dim=1),
+            torch.cat([*past_values, v_BLNE.to(self.dtype)], dim=1),
+        )
+
+    @property
+    def _beyond_window(self) -> int:
+        """How many frames the buffer holds that are out of sight."""
+        window = self.cache.policy.window
+        return 0 if window is None or not self.cache.keep_all else max(0, self.stop - window)
 
     def _past_spans(self) -> list[Span]:
         """The committed frames in sight."""

@@ -16,7 +16,7 @@ import torch
 import torch.multiprocessing as mp
 
 from causvid.adapters import AdapterConfig
-from causvid.cache import KVCache
+from causvid.cache import CachePolicy, KVCache
 from causvid.checkpoints import config_metadata, load_dit
 from causvid.chunks import chunk_bounds
 from causvid.data.prompts import Script, one_prompt
@@ -141,6 +141,21 @@ def test_the_past_is_a_constant(student, text):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
     # and an earlier chunk has a gradient of its own
     assert torch.autograd.grad(made[:, :2].sum(), student.model.head.head.weight)[0].abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    "policy", [CachePolicy(3), CachePolicy(3, sink=1, relative=True), CachePolicy(4, sink=1)], ids=str
+)
+def test_layers_that_are_computed_again_see_the_same_past(student, text, policy):
+    """Later chunks have been made by then, and what the window left is out of sight."""
+    gradients = []
+    for recompute in (False, True):
+        student.model.checkpoint_blocks = recompute
+        cfg = replace(STUDENT, chunk=1, policy=policy)
+        made = roll_out(student, cfg, CLIP, text, seeded_noise, [1] * CLIP[0], grad=True)
+        gradients.append(torch.autograd.grad(made.square().sum(), list(student.model.parameters())))
+    for kept, computed_again in zip(*gradients):
+        assert torch.equal(kept, computed_again)
 
 
 # ---- one update ----------------------------------------------------------------------------------------------------

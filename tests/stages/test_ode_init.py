@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from causvid import flow
-from causvid.cache import FULL
+from causvid.cache import FULL, CachePolicy
 from causvid.checkpoints import load_dit
 from causvid.chunks import chunk_bounds
 from causvid.errors import UserError
@@ -117,6 +117,20 @@ def test_behind_a_clean_past_each_chunk_sees_finished_ones(rng):
         direct = model(clip, level, text, bounds=bounds[: index + 1])[:, start:]
         torch.testing.assert_close(v[:, start:stop], direct, atol=1e-5, rtol=1e-5)
     assert v.requires_grad
+
+
+def test_layers_that_are_computed_again_see_the_same_clean_past(rng):
+    model = random_dit(MODEL).requires_grad_(True)
+    x_t, history = torch.randn(2, *CLIP, generator=rng), torch.randn(2, *CLIP, generator=rng)
+    sigma, text = torch.rand(2, CLIP[0], generator=rng), torch.randn(2, 6, 16, generator=rng)
+    velocity = behind_clean_past(
+        Network(model, "float32"), history, chunk_bounds(CLIP[0], 1), CachePolicy(3, sink=1, relative=True)
+    )
+    gradients = []
+    for model.checkpoint_blocks in (False, True):
+        gradients.append(torch.autograd.grad(velocity(x_t, sigma, text).square().sum(), list(model.parameters())))
+    for kept, computed_again in zip(*gradients):
+        assert torch.equal(kept, computed_again)
 
 
 @pytest.mark.parametrize("changes", [{}, {"past": "clean"}, {"method": "consistency", "past": "clean"}], ids=str)

@@ -180,7 +180,8 @@ def behind_clean_past(
     def velocity(x_t: Latents, sigma: FrameSigma, text: Text) -> Latents:
         batch, num_frames, _, height, width = x_t.shape
         shape = network.model.cache_shape(height, width)
-        cache = KVCache(shape, policy, batch=batch, max_frames=num_frames, device=x_t.device)
+        keep_all = torch.is_grad_enabled()
+        cache = KVCache(shape, policy, batch=batch, max_frames=num_frames, keep_all=keep_all, device=x_t.device)
         out = []
         for start, stop in bounds:
             past = cache.at_hand(stop - start, None if ways is None else ways[:, start:stop])

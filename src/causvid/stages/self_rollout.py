@@ -55,6 +55,7 @@ def roll_out(
         cfg.policy,
         batch=len(texts[0]),
         max_frames=num_frames,
+        keep_all=grad,
         device=texts[0].device,
     )
     out = []
