@@ -64,8 +64,8 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> None:
-        """`max_frames` is the capacity of a policy without a window, and of a cache that is to `keep_all` frames; with a
-        window, that is the capacity."""
+        """`max_frames` is the capacity of a policy without a window, and of a cache that is to `keep_all` frames; else
+        the window is the capacity."""
         capacity = max_frames if policy.window is None or keep_all else policy.window
         if capacity is None:
             raise ValueError("a cache that forgets nothing needs max_frames, the longest stream it must hold")

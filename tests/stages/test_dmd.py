@@ -19,17 +19,17 @@ from causvid.adapters import AdapterConfig
 from causvid.cache import CachePolicy, KVCache
 from causvid.checkpoints import config_metadata, load_dit
 from causvid.chunks import chunk_bounds
-from causvid.data.prompts import Script, one_prompt
+from causvid.data.prompts import Script, one_prompt, vista_caption
 from causvid.errors import UserError
 from causvid.lora import LoraSet, read_lora
 from causvid.noise import chunk_noise
 from causvid.rollout import Rollout, commit_chunk, denoise_chunk
-from causvid.stages import dmd, ode_init, ode_pairs
+from causvid.stages import dmd, ode_init, ode_pairs, self_rollout
 from causvid.stages.dmd import PRESETS, Inputs, Sitting
 from causvid.stages.dmd_losses import student_loss
 from causvid.stages.memory import bytes_saved, memory_need
-from causvid.stages.self_rollout import roll_out
-from causvid.stages.sources import Network
+from causvid.stages.self_rollout import roll_out, write_student_sheet
+from causvid.stages.sources import Gallery, Network, Words
 from causvid.tensor_files import read_file, read_tensors
 from causvid.training import parallel
 from causvid.view_noise import unknown_ways
@@ -49,7 +49,7 @@ from tiny_distillation import (
     write_weights_folder,
     write_world,
 )
-from tiny_models import random_dit
+from tiny_models import HashText, random_dit
 
 CPU = torch.device("cpu")
 SHARED = {"adapter": AdapterConfig(rank=2), "student_optim": replace(OPTIM, lr=1e-2)}
@@ -347,6 +347,48 @@ def test_a_run_folder_tells_everything(world, tmp_path):
     (candidate,) = (weights / "candidates").iterdir()
     assert_same_weights(candidate, weights)  # the newest one is the student that is handed on
     assert load_dit(weights / "student.safetensors").cfg == MODEL and (weights / "text.safetensors").is_file()
+
+
+def test_a_sheet_that_fails_costs_no_weights(world, tmp_path):
+    """At scale it is the sheet that memory is too small for, after days."""
+
+    def fail(latents):
+        raise MemoryError
+
+    gallery = replace(GALLERY, decode=fail)
+    with pytest.raises(MemoryError):
+        dmd.train(dmd_config(world), tmp_path, steps=1, gallery=gallery)
+    weights = tmp_path / "weights"
+    assert_same_weights(weights, weights / "candidates/step-00000001")
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_a_sheet_is_the_same_in_groups_as_in_one_batch(tmp_path, monkeypatch, moving):
+    prompts = [vista_caption(0), vista_caption(1)]
+    gallery, words = Gallery(prompts, GALLERY.decode), Words(HashText(), "", CPU)
+    model = random_dit(replace(MODEL, text_width=8, text_length=5, parallax=(0.0, 1.0) if moving else ()))
+    view_noise = MOVING["view_noise"] if moving else None
+    sheets, batches = {}, []
+    model.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
+    for tokens in (1, 2**14):
+        monkeypatch.setattr(self_rollout, "SHEET_TOKENS", tokens)
+        sheets[tokens] = write_student_sheet(
+            tmp_path / "sheet.png", Network(model, "float32"), STUDENT, CLIP, words, gallery, view_noise
+        )
+    assert (
+        set(batches[: len(batches) * 4 // 5]) == {1} and batches[-1] == 4
+    )  # clips of a pass: four times as many passes
+    torch.testing.assert_close(sheets[1], sheets[2**14], atol=1e-5, rtol=0)
+    assert len(sheets[1]) == 4 and (sheets[1][0] - sheets[1][1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_roll_out_remembers_in_the_dtype_it_computes_in(student, text, monkeypatch, dtype):
+    caches = []
+    monkeypatch.setattr(self_rollout, "KVCache", lambda *args, **kw: caches.append(KVCache(*args, **kw)) or caches[-1])
+    for grad in (False, True):
+        roll_out(Network(student.model, dtype), STUDENT, CLIP, text, seeded_noise, grad=grad)
+    assert [cache.dtype for cache in caches] == [getattr(torch, dtype)] * 2
 
 
 @pytest.mark.parametrize("candidates", [0, 2])

@@ -158,6 +158,15 @@ def test_what_a_run_hands_on_is_a_student_with_its_words(world, tmp_path):
     assert torch.equal(again.student.head.head.weight, load_dit(weights / "student.safetensors").head.head.weight)
 
 
+def test_a_sheet_that_fails_costs_no_weights(world, tmp_path):
+    def fail(latents):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        ode_init.train(init_config(world), tmp_path, steps=1, gallery=replace(GALLERY, decode=fail))
+    assert load_dit(tmp_path / "weights/student.safetensors").cfg == MODEL
+
+
 @pytest.mark.parametrize("past", ["noisy", "clean"])
 def test_parts_of_a_batch_add_up(world, tmp_path, past):
     norms = []

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -58,6 +59,24 @@ def test_who_interrupts_waits_for_a_save_and_nothing_else(monkeypatch, at):
     assert sitting.step == at and sitting.saves == [at]
     assert [step for step, _ in sitting.shows] == [step for step in (3, 6) if step <= at]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("interrupted_at", [None, 2])
+def test_weights_are_handed_on_even_if_the_last_sheet_fails(monkeypatch, interrupted_at):
+    sitting, handed_on = Diary(monkeypatch, interrupted_at), []
+
+    def fail(progress: float) -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError) if interrupted_at is None else nullcontext():
+        take_steps(
+            sitting,
+            sitting.budget(steps=3),
+            save_minutes=100.0,
+            show=fail,
+            hand_on=lambda: handed_on.append(sitting.saves[-1]),
+        )
+    assert handed_on == [interrupted_at or 3]  # what was saved, once
 
 
 def test_a_run_may_have_nothing_to_show(monkeypatch):

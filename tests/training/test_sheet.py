@@ -12,5 +12,9 @@ def test_frames_lie_side_by_side_and_a_single_one_alone(tmp_path):
     draw_sheet(tmp_path / "sheet.png", [video, video[:, -1:]], ["", ""], columns=3, scale=2)
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert sheet.shape == (2 * (8 + 16 + 4) + 4, 3 * (12 + 4) + 4, 3)
+    draw_sheet(tmp_path / "by-itself.png", [video, video[:, -1:]], ["", ""], columns=3)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "by-itself.png")), sheet)  # small ones are doubled
+    draw_sheet(tmp_path / "large.png", [torch.zeros(1, 2, 3, 480, 832)], [""])
+    assert np.asarray(Image.open(tmp_path / "large.png")).shape == (480 + 16 + 4 + 4, 8 * (832 + 4) + 4, 3)
     told = [[sheet[row * 28 + 4 + 16 + 4, column * 16 + 4 + 6, 0] for column in range(3)] for row in range(2)]
     assert told == [[0, 102, 204], [204, 24, 24]]

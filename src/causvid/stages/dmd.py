@@ -254,16 +254,20 @@ def train(
     cfg.check()
     place = parallel.start(device)
     sitting = Sitting(cfg, run_dir, place, gallery or open_gallery(cfg.teacher, place))
+    weights = run_dir / "weights"
+
+    def hand_on() -> None:
+        write_student(sitting.actors, cfg.sizes["student"], weights)
+        hand_on_words(cfg.init or cfg.teacher, weights)
+
     take_steps(
         sitting,
         Budget(minutes, steps, sitting.seconds),
         save_minutes=cfg.checkpoint_minutes,
         show_minutes=cfg.sample_minutes,
         show=lambda progress: sitting.show(),
+        hand_on=hand_on,
     )
-    weights = run_dir / "weights"
-    write_student(sitting.actors, cfg.sizes["student"], weights)
-    hand_on_words(cfg.init or cfg.teacher, weights)
     return weights
 
 
@@ -521,16 +525,8 @@ class Sitting:
         )
 
     def show(self) -> None:
-        """A sheet of samples, and this student as a candidate for whoever chooses the best."""
+        """This student as a candidate for whoever chooses the best, and a sheet of samples."""
         cfg, name = self.cfg, f"step-{self.step:08d}"
-        average = Network(self.actors.average.model, cfg.dtype, acting=self.actors.average.acting)
-        file = self.run.folder / "samples" / f"{name}.png"
-        clips = write_student_sheet(
-            file, average, cfg.student, cfg.clip, self.student_words, self.gallery, cfg.view_noise
-        )
-        life = signs_of_life(clips, [start for start, _ in self.bounds[1:]])
-        values = {f"sample_{key}": float(value) for key, value in life.items()}
-        self.run.log(self.step, sample_spread=float(spread(clips)), **values)
         folder = self.run.folder / "weights" / "candidates"
         if cfg.candidates:
             write_student(self.actors, cfg.sizes["student"], folder / name)
@@ -540,6 +536,14 @@ class Sitting:
                 for weights in old.iterdir():
                     weights.unlink()
                 old.rmdir()
+        average = Network(self.actors.average.model, cfg.dtype, acting=self.actors.average.acting)
+        file = self.run.folder / "samples" / f"{name}.png"
+        clips = write_student_sheet(
+            file, average, cfg.student, cfg.clip, self.student_words, self.gallery, cfg.view_noise
+        )
+        life = signs_of_life(clips, [start for start, _ in self.bounds[1:]])
+        values = {f"sample_{key}": float(value) for key, value in life.items()}
+        self.run.log(self.step, sample_spread=float(spread(clips)), **values)
 
     def save(self) -> None:
         save_checkpoint(

@@ -180,8 +180,15 @@ def behind_clean_past(
     def velocity(x_t: Latents, sigma: FrameSigma, text: Text) -> Latents:
         batch, num_frames, _, height, width = x_t.shape
         shape = network.model.cache_shape(height, width)
-        keep_all = torch.is_grad_enabled()
-        cache = KVCache(shape, policy, batch=batch, max_frames=num_frames, keep_all=keep_all, device=x_t.device)
+        cache = KVCache(
+            shape,
+            policy,
+            batch=batch,
+            max_frames=num_frames,
+            keep_all=torch.is_grad_enabled(),
+            dtype=getattr(torch, network.dtype),
+            device=x_t.device,
+        )
         out = []
         for start, stop in bounds:
             past = cache.at_hand(stop - start, None if ways is None else ways[:, start:stop])
@@ -209,16 +216,20 @@ def train(
     cfg.check()
     place = parallel.start(device)
     sitting = Sitting(cfg, run_dir, place, gallery or open_gallery(cfg.teacher, place))
+    weights = run_dir / "weights"
+
+    def hand_on() -> None:
+        write_weights(weights / "student.safetensors", sitting.average, config_metadata(cfg.model))
+        hand_on_words(cfg.teacher, weights)
+
     take_steps(
         sitting,
         Budget(minutes, steps, sitting.seconds),
         save_minutes=cfg.checkpoint_minutes,
         show_minutes=cfg.sample_minutes,
         show=lambda progress: sitting.write_sheet(),
+        hand_on=hand_on,
     )
-    weights = run_dir / "weights"
-    write_weights(weights / "student.safetensors", sitting.average, config_metadata(cfg.model))
-    hand_on_words(cfg.teacher, weights)
     return weights
 
 

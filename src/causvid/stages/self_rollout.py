@@ -18,6 +18,7 @@ from causvid.training.sheet import draw_sheet
 from causvid.view_noise import ViewNoise, carry_rows
 
 SHEET_SEED = 0x5EED
+SHEET_TOKENS = 2**14  # of the clips of a sheet that are made at once: all of Vista's, one of Wan's
 
 ChunkNoise = Callable[[int, int, int], Tensor]  # (chunk, draw, frames) -> noise [B, frames, C, H, W]
 
@@ -56,6 +57,7 @@ def roll_out(
         batch=len(texts[0]),
         max_frames=num_frames,
         keep_all=grad,
+        dtype=getattr(torch, network.dtype),
         device=texts[0].device,
     )
     out = []
@@ -87,19 +89,25 @@ def write_student_sheet(
     view_noise: ViewNoise | None = None,
 ) -> Latents:
     """A PNG of the gallery's prompts with two seeds each, the same ones every time. Returns the clips, prompt by prompt
-    [prompts * 2, T, C, H, W]. Collective."""
+    [prompts * 2, T, C, H, W], on the CPU. They are made in groups that take no more memory than training does.
+    Collective."""
     prompts = [prompt for prompt in gallery.prompts for _ in range(2)]
-
     seeds = [SHEET_SEED + row for row in range(len(prompts))]
     starts = [start for start, _ in chunk_bounds(clip[0], cfg.chunk, cfg.first_chunk)]
     ways = None if view_noise is None else ways_of(map(one_prompt, prompts), clip[0], seeds)
 
-    def noise(chunk: int, draw: int, frames: int) -> Tensor:
-        own = torch.stack([chunk_noise(seed, chunk, draw, (frames, *clip[1:])) for seed in seeds])
-        now = None if ways is None else ways[:, starts[chunk] : starts[chunk] + frames]
-        return carry_rows(view_noise, own, now, [(seed, draw) for seed in seeds]).to(words.device)
+    def make(rows: slice) -> Latents:
+        told = None if ways is None else ways[rows]
 
-    clips = roll_out(student, cfg, clip, words(prompts), noise, ways=ways)
+        def noise(chunk: int, draw: int, frames: int) -> Tensor:
+            own = torch.stack([chunk_noise(seed, chunk, draw, (frames, *clip[1:])) for seed in seeds[rows]])
+            now = None if told is None else told[:, starts[chunk] : starts[chunk] + frames]
+            return carry_rows(view_noise, own, now, [(seed, draw) for seed in seeds[rows]]).to(words.device)
+
+        return roll_out(student, cfg, clip, words(prompts[rows]), noise, ways=told).cpu()
+
+    size = max(1, SHEET_TOKENS // (clip[0] * student.model.cache_shape(*clip[2:]).tokens_per_frame))
+    clips = torch.cat([make(slice(start, start + size)) for start in range(0, len(prompts), size)])
     if parallel.is_first():
-        draw_sheet(file, [gallery.decode(one[None].cpu()) for one in clips], prompts)
+        draw_sheet(file, [gallery.decode(one[None]) for one in clips], prompts)
     return clips

@@ -156,8 +156,10 @@ def take_steps(
     save_minutes: float,
     show_minutes: float = math.inf,
     show: Callable[[float], None] = lambda progress: None,
+    hand_on: Callable[[], None] = lambda: None,
 ) -> bool:
     """Train until the budget is used up or somebody interrupts: save and show every so many minutes, and at the end.
+    `hand_on` writes what other stages read, before the last showing: a sheet that fails costs no more than itself.
 
     Returns whether it came to the end. Who interrupts does not want to wait: that sitting is saved, and shows nothing
     more. All ranks do the same, at the same steps."""
@@ -173,6 +175,7 @@ def take_steps(
                 show(progress)
                 last_show = budget.seconds
     sitting.save()
+    hand_on()
     finished = not parallel.first_decides(len(stopped))
     if finished:
         show(budget.progress(sitting.step))

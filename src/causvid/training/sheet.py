@@ -11,10 +11,16 @@ from torch import Tensor
 from causvid.atomic import whole_file
 from causvid.shapes import Video
 
+LARGE = 256  # (ours) pixels across, from which on pictures are shown as they are
 
-def draw_sheet(file: Path, videos: Sequence[Tensor], prompts: Sequence[str], columns: int = 8, scale: int = 2) -> None:
-    """Write a PNG of videos [1, F, 3, H, W], of any lengths. Single frames are laid out side by side."""
+
+def draw_sheet(
+    file: Path, videos: Sequence[Tensor], prompts: Sequence[str], columns: int = 8, scale: int | None = None
+) -> None:
+    """Write a PNG of videos [1, F, 3, H, W], of any lengths. Single frames are laid out side by side. `scale` None:
+    small pictures twice as large."""
     strips = [_to_frames(video) for video in videos]
+    scale = scale or (1 if strips[0].shape[2] >= LARGE else 2)
     height, width = strips[0].shape[1] * scale, strips[0].shape[2] * scale
     gap, label = 4, 16
     sheet = Image.new("RGB", (columns * (width + gap) + gap, len(strips) * (height + label + gap) + gap), (24, 24, 28))
