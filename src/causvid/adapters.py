@@ -117,6 +117,12 @@ class Adapters:
         return self._active
 
 
+def num_values(model: nn.Module, cfg: AdapterConfig) -> int:
+    """Of one such adapter, counted without making it."""
+    layers = [layer for path, layer in model.named_modules() if isinstance(layer, nn.Linear) and _targets(cfg, path)]
+    return sum(cfg.rank * (layer.in_features + layer.out_features) for layer in layers)
+
+
 def _targets(cfg: AdapterConfig, path: str) -> bool:
     """blocks.N.<target>...."""
     parts = path.split(".")

@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from causvid.adapters import AdapterConfig
+from causvid.adapters import AdapterConfig, num_values
 from causvid.cache import CachePolicy, KVCache
 from causvid.checkpoints import config_metadata, load_dit
 from causvid.chunks import chunk_bounds
@@ -508,6 +508,38 @@ def test_a_wan_run_is_counted_without_allocating_it():
     # one input of 32,760 tokens in float32 for each of 30 layers that are computed again
     assert 30 * 32_760 * 1536 * 4 < need.activations < 60 * 32_760 * 1536 * 4
     assert str(need).startswith("about 6")
+
+
+def test_what_a_run_holds_besides_networks_is_counted():
+    need = memory_need(PRESETS["wan-1.3b-lora"], 8)
+    # keys and values of 30 layers for one clip, in bfloat16; Wan's text encoder, while it reads
+    assert need.cache == 2 * 30 * 32_760 * 1536 * 2
+    assert need.text == pytest.approx(11.36e9, rel=1e-3)
+    # two adapters with gradients and moments, and an average, of eight layers of the width and two feed-forward ones
+    values = 128 * 30 * (8 * 2 * 1536 + 2 * (1536 + 8960))
+    assert need.weights == pytest.approx((4 * 1.419e9 + (2 * 16 + 4) * values) / 8, rel=1e-3)
+    assert need.total == need.weights + need.activations + need.cache
+    assert "6.0 for the student's past; 11.4 more while the text encoder reads new prompts" in str(need)
+    data = memory_need(replace(PRESETS["wan-1.3b-data"], batch=8, accumulate=1), 8)
+    assert data.cache == 0 and "past" not in str(data)
+
+
+def test_counted_adapters_are_those_that_are_made(world, tmp_path):
+    cfg = dmd_config(world, **SHARED)
+    made = Sitting(cfg, tmp_path, CPU, GALLERY).actors.trained["student"]
+    assert num_values(random_dit(cfg.model), cfg.adapter) == sum(p.numel() for p in made.parameters())
+
+
+@pytest.mark.parametrize("changes", [{}, {"replay": 2}, {"critic_warmup": 2, "critic_batch": 3}], ids=str)
+def test_prompts_of_a_run_are_known_ahead(world, tmp_path, changes):
+    sitting = Sitting(dmd_config(world, **changes), tmp_path, CPU, GALLERY)
+    read, words = set(), sitting.words
+    sitting.words = sitting.student_words = lambda prompts: read.update(prompts) or words(prompts)
+    sitting.words.none, sitting.words.encoder = words.none, words.encoder
+    for _ in range(2):
+        sitting.take_step(0.0)
+    assert sitting.drawn == sitting.drawn_after(2)
+    assert read <= set(sitting.all_prompts(2)) and set(GALLERY.prompts) <= set(sitting.all_prompts(0))
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -4,13 +4,16 @@ import pytest
 import torch
 
 from causvid.errors import UserError
+from causvid.stages.sources import Words, encode_ahead
 from causvid.text import MAX_PROMPT_CHARACTERS, TextEncoder, Understood, clean_prompt
+from causvid.training import parallel
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("ftfy")
 tokenizers = pytest.importorskip("tokenizers")
 
 from causvid.text.umt5 import (  # noqa: E402  (needs the optional packages above)
+    UMT5_XXL_BYTES,
     UMT5_XXL_CONFIG,
     WAN_NEGATIVE_PROMPT,
     EmbeddingStore,
@@ -111,6 +114,32 @@ def test_the_store_spares_the_encoder(model_folder, tmp_path, dtype):
     assert all(file.stat().st_size < 1000 for file in files)  # only the true rows: 24 x 16 float32 would be 1536 bytes
 
 
+def test_what_is_read_ahead_needs_no_encoder_later(model_folder, tmp_path):
+    text = small_text(model_folder, EmbeddingStore(tmp_path / "store"))
+    text(["two birds"])
+    told = []
+    text.encode_ahead(["a red ball", "two  birds", "a red ball", "the hill"], told.append)
+    assert told == ["the text encoder reads 2 new prompts on each process"]
+    assert text.encoder is None
+    text.load_encoder = lambda: pytest.fail("these prompts were read ahead")
+    assert torch.equal(text(["a red ball", "the hill"]), small_text(model_folder)(["a red ball", "the hill"]))
+    text.encode_ahead(["the hill"], told.append)
+    assert len(told) == 1
+
+
+def test_every_rank_reads_its_share_of_a_runs_prompts(model_folder, tmp_path, monkeypatch):
+    prompts, told = ["a red ball", "two birds", "the hill"], []
+    monkeypatch.setattr(parallel, "num_ranks", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        words = Words(small_text(model_folder, EmbeddingStore(tmp_path / "store")), "a ball", torch.device("cpu"))
+        encode_ahead(words, iter(prompts), told.append)
+        assert words.encoder.encoder is None
+    assert [line.split()[4] for line in told] == ["3", "1"]  # the negative prompt with the first share
+    words.encoder.load_encoder = lambda: pytest.fail("all were read ahead")
+    assert len(words(prompts)) == len(words.none(3)) == 3
+
+
 def test_the_store_tells_encoders_apart(model_folder, tmp_path):
     store = EmbeddingStore(tmp_path)
     small_text(model_folder, store)(["a red ball"])
@@ -172,7 +201,7 @@ def test_the_real_encoder_has_the_published_size():
     with torch.device("meta"):
         encoder = transformers.UMT5EncoderModel(transformers.UMT5Config(**UMT5_XXL_CONFIG))
     num_parameters = sum(parameter.numel() for parameter in encoder.parameters())
-    assert 0 < 11_361_920_418 - 2 * num_parameters < 200_000
+    assert 0 < 11_361_920_418 - UMT5_XXL_BYTES < 200_000 and 2 * num_parameters == UMT5_XXL_BYTES
 
 
 def test_missing_files_are_told_before_anything_loads(model_folder, tmp_path):

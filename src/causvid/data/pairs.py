@@ -134,13 +134,13 @@ class Pairs:
         self.folder = folder
         self._files: list[Any] = []  # open safetensors files
         self._rows: list[tuple[int, int]] = []
-        self._prompts: list[str] = []
+        self.prompts: list[str] = []
         digest = hashlib.sha256(json.dumps(index["made_from"], sort_keys=True).encode())
         for path in sorted(folder.glob("shard-*.safetensors")):
             file = _open(path)
             prompts = json.loads(file.metadata()["prompts"])
             self._rows += [(len(self._files), row) for row in range(len(prompts))]
-            self._prompts += prompts
+            self.prompts += prompts
             self._files.append(file)
             digest.update(json.dumps([path.name, prompts]).encode())
         if not self._files:
@@ -162,7 +162,7 @@ class Pairs:
 
         states = read("states")
         assert states is not None
-        return PairBatch(states, [self._prompts[number] for number in numbers], read("history"), read("travel"))
+        return PairBatch(states, [self.prompts[number] for number in numbers], read("history"), read("travel"))
 
     def _read(self, name: str, number: int) -> Tensor:
         file, row = self._rows[number]

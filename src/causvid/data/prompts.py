@@ -6,6 +6,7 @@ the next.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -101,8 +102,12 @@ def lines_of(file: Path, seed: int) -> Prompts:
         raise UserError(f"{file} holds no prompts; write one a line.")
     prompts = [clean_prompt(line) for line in lines]
 
+    @lru_cache(maxsize=1)
+    def order(epoch: int) -> list[int]:
+        return torch.randperm(len(prompts), generator=seeded(seed, epoch)).tolist()
+
     def prompt(number: int) -> str:
         epoch, place = divmod(number, len(prompts))
-        return prompts[int(torch.randperm(len(prompts), generator=seeded(seed, epoch))[place])]
+        return prompts[order(epoch)[place]]
 
     return prompt

@@ -7,9 +7,11 @@ Writes: a run folder; weights/student.safetensors is the averaged student, weigh
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +50,7 @@ from causvid.stages.sources import (
     Gallery,
     Network,
     Role,
+    encode_ahead,
     frozen,
     hand_on_words,
     open_gallery,
@@ -254,6 +257,7 @@ def train(
     cfg.check()
     place = parallel.start(device)
     sitting = Sitting(cfg, run_dir, place, gallery or open_gallery(cfg.teacher, place))
+    sitting.encode_ahead(steps or 0)
     weights = run_dir / "weights"
 
     def hand_on() -> None:
@@ -485,6 +489,27 @@ class Sitting:
         if ways is None:
             ways = unknown_ways(batch, cfg.clip[0])
         return Inputs(scripts, latents, set_free(ways, cfg.free_noise, seeded(cfg.seed, place, FREE)), self.bounds)
+
+    def encode_ahead(self, steps: int) -> None:
+        """Let a large text encoder read all prompts of the run. How many those are, only a number of steps tells."""
+        for words in dict.fromkeys((self.words, self.student_words)):
+            encode_ahead(words, self.all_prompts(steps), self.run.status)
+
+    def all_prompts(self, steps: int) -> Iterator[str]:
+        """Of this many steps, and of sheets."""
+        yield from self.gallery.prompts
+        if self.pool is not None:
+            yield from chain.from_iterable(self.pool.captions)
+        else:
+            assert self.scripts is not None
+            for number in range(self.drawn_after(steps)):
+                yield from (prompt for _, prompt in self.scripts(number).cues)
+
+    def drawn_after(self, steps: int) -> int:
+        """How many clips a run has read after its first steps."""
+        cfg, of_critic = self.cfg, self.cfg.critic_batch or self.cfg.batch
+        turns = 0 if cfg.replay else cfg.critic_updates
+        return cfg.critic_warmup * of_critic + steps * (cfg.batch + turns * of_critic) if steps else 0
 
     def draws(self, turn: int, rows: slice = slice(0, 0), batch: int | None = None) -> Draws:
         return Draws((self.cfg.seed, self.step, turn), batch or self.cfg.batch, rows, self.device)

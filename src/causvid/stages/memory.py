@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from causvid.adapters import num_values
+from causvid.cache import KVCache
 from causvid.chunks import chunk_bounds
 from causvid.models.dit import VideoDiT, VideoDiTConfig, num_parameters
 from causvid.shapes import FrameSigma, Latents
 from causvid.stages.self_rollout import roll_out
 from causvid.stages.sources import Network
+from causvid.text.umt5 import UMT5_XXL_BYTES, UMT5_XXL_CONFIG
 
 if TYPE_CHECKING:
     from causvid.stages.dmd import DMDConfig
@@ -26,18 +29,21 @@ GB = 1e9
 class MemoryNeed:
     """Bytes on each of the ranks."""
 
-    weights: float  # all networks with gradients, moments and averages
+    weights: float  # all networks, or adapters, with gradients, moments and averages
     activations: float  # of the largest graph that is held for a backward pass
+    cache: float  # of the clips that a student makes at once
+    text: float  # a large text encoder, while it reads prompts
 
     @property
     def total(self) -> float:
-        return self.weights + self.activations
+        return self.weights + self.activations + self.cache
 
     def __str__(self) -> str:
-        return (
-            f"about {self.total / GB:.1f} GB on each process: {self.weights / GB:.1f} for weights, gradients, moments "
-            f"and averages, {self.activations / GB:.1f} for what a backward pass needs"
-        )
+        told = f"about {self.total / GB:.1f} GB on each process: {self.weights / GB:.1f} for weights, gradients, "
+        told += f"moments and averages, {self.activations / GB:.1f} for what a backward pass needs"
+        if self.cache:
+            told += f", {self.cache / GB:.1f} for the student's past"
+        return told + (f"; {self.text / GB:.1f} more while the text encoder reads new prompts" if self.text else "")
 
 
 def memory_need(cfg: DMDConfig, num_ranks: int) -> MemoryNeed:
@@ -70,10 +76,24 @@ def memory_need(cfg: DMDConfig, num_ranks: int) -> MemoryNeed:
     if cfg.adapter is None:
         # critic and student in float32 with gradients and two moments, and the student's average
         weights += 16 * size["critic"] + (16 + 4) * size["student"]
+    else:
+        with torch.device("meta"):
+            weights += (16 + 16 + 4) * num_values(VideoDiT(cfg.model), cfg.adapter)
     kept = activation_bytes(cfg.sizes["student"], cfg.recompute, student)
     if cfg.student_model is not None:
         kept = max(kept, activation_bytes(cfg.sizes["critic"], cfg.recompute, lambda model: one_pass(model, {})))
-    return MemoryNeed(weights / num_ranks, kept)
+    text_bytes = UMT5_XXL_BYTES if cfg.model.text_width == UMT5_XXL_CONFIG["d_model"] else 0
+    return MemoryNeed(weights / num_ranks, kept, cache_bytes(cfg, part), text_bytes)
+
+
+def cache_bytes(cfg: DMDConfig, batch: int) -> float:
+    """What a student remembers of `batch` clips that it makes on its own past."""
+    if cfg.input == "data":
+        return 0
+    with torch.device("meta"):
+        shape = VideoDiT(cfg.sizes["student"]).cache_shape(*cfg.clip[2:])
+    num_frames = max(cfg.clip[0], cfg.student.policy.window or 0)
+    return KVCache(shape, batch=batch, max_frames=num_frames, dtype=getattr(torch, cfg.dtype), device="meta").nbytes
 
 
 class DryNetwork(Network):

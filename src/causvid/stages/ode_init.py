@@ -7,10 +7,11 @@ Writes: a run folder; weights/student.safetensors, beside the text encoder that 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +44,7 @@ from causvid.stages.sources import (
     Dtype,
     Gallery,
     Network,
+    encode_ahead,
     frozen,
     hand_on_words,
     open_gallery,
@@ -260,6 +262,7 @@ class Sitting:
         if cfg.method == "consistency":
             self.teacher = shard(frozen(read_network(cfg.model, cfg.teacher, "teacher", device), cfg.dtype))
         self.words = read_words(cfg.teacher, device)
+        encode_ahead(self.words, self.all_prompts(), self.run.status)
         self.bounds = chunk_bounds(self.clip[0], cfg.student.chunk, cfg.student.first_chunk)
         self.modules = {"student": self.student, "ema": self.average}
         self.optimizers = build_optimizers(cfg.optim, [self.student])
@@ -267,6 +270,14 @@ class Sitting:
         self.step, self.seconds, self.drawn = 0, 0.0, 0
         if self.run.checkpoint is not None:
             self.resume(self.run.checkpoint)
+
+    def all_prompts(self) -> Iterator[str]:
+        """Of what there is to learn from, and of sheets."""
+        yield from self.gallery.prompts
+        if self.pairs is not None:
+            yield from self.pairs.prompts
+        if self.pool is not None:
+            yield from chain.from_iterable(self.pool.captions)
 
     def take_step(self, progress: float) -> None:
         cfg, loss, loss_of = self.cfg, torch.zeros((), device=self.device), self.next_loss()

@@ -7,9 +7,10 @@ as it was downloaded.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,6 +128,18 @@ def read_words(folder: str, device: torch.device) -> Words:
 
         return Words(load_text(path, device), WAN_NEGATIVE_PROMPT, device)
     raise UserError(f"{path} holds no {TEXT_FILE}; give the weights/ folder of a finished run, or a Wan model.")
+
+
+def encode_ahead(words: Words, prompts: Iterable[str], tell: Callable[[str], None]) -> None:
+    """Let a large text encoder read what a run will need, each rank a share of it, and leave its memory to training.
+    Collective."""
+    from causvid.text.umt5 import Umt5Text
+
+    if isinstance(words.encoder, Umt5Text):
+        words.encoder.encode_ahead(
+            [words.no_prompt, *islice(prompts, parallel.rank(), None, parallel.num_ranks())], tell
+        )
+        parallel.wait_for_all()
 
 
 def hand_on_words(source: str, weights: Path) -> None:

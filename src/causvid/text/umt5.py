@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ UMT5_XXL_CONFIG: dict[str, Any] = {
     "layer_norm_epsilon": 1e-6,
     "feed_forward_proj": "gated-gelu",
 }
+UMT5_XXL_BYTES = 2 * 5_680_910_336  # of its weights in bfloat16
 
 
 def clean_for_wan(text: str) -> str:
@@ -200,6 +201,19 @@ class Umt5Text:
             tokens = self.tokenizer(prompt, add_special_tokens=True, truncation=True, max_length=self.length).input_ids
         input_ids = torch.tensor([tokens], device=self.device)
         return self.encoder(input_ids=input_ids, attention_mask=torch.ones_like(input_ids)).last_hidden_state[0]
+
+    @torch.no_grad()
+    def encode_ahead(self, prompts: Iterable[str], tell: Callable[[str], None] = lambda text: None) -> None:
+        """Put those prompts into the store that it lacks, and drop the weights."""
+        if self.store is None:
+            return
+        cleaned = dict.fromkeys(map(clean_for_wan, prompts))
+        missing = [prompt for prompt in cleaned if not self.store.file_of(self.identity, prompt).exists()]
+        if missing:
+            tell(f"the text encoder reads {len(missing)} new prompts on each process")
+        for prompt in missing:
+            self.store.put(self.identity, prompt, self.encode(prompt))
+        self.unload()
 
     def unload(self) -> None:
         """Drop the encoder's weights; the next prompt that is not in the store reads them again."""
