@@ -438,8 +438,9 @@ class Sitting:
             exits = self.exits(draws)
             return roll_out(student, cfg.student, cfg.clip, texts, noise, exits, ways=ways, grad=grad)
         text = self.student_words(inputs.prompts[draws.rows])
-        num_levels = len(cfg.student.sigmas) - 1
-        per_chunk = draws.integers(num_levels, (len(self.bounds),), VIDEO, 0)
+        # a chunk at level 0 is finished context, as streams have it: its estimate is its input, so that nothing is to
+        # be masked, and gradients come to it from later chunks alone
+        per_chunk = draws.integers(len(cfg.student.sigmas), (len(self.bounds),), VIDEO, 0)
         sigma = torch.tensor(cfg.student.sigmas, device=self.device)[hold_per_chunk(per_chunk, self.bounds)]
         eps = draws.carried(draws.normal(cfg.clip, VIDEO, 1), cfg.view_noise, ways, VIDEO, 1)
         x_t = flow.add_noise(draws.cut(inputs.latents), eps, sigma)
