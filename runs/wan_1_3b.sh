@@ -25,4 +25,5 @@ causvid generate "A small boat with a red sail crosses a windy bay." --model "$M
 # On one GPU: adapters on one frozen copy of the teacher instead of line 3
 #   causvid train dmd --run-dir "$ROOT/lora" --preset wan-1.3b-lora --set teacher="$MODEL" \
 #     --set init="$ROOT/ode-init/weights" --steps 500
-# Noised clips of your own instead of the student's past (the paper's way): prepare them, then --preset wan-1.3b-data
+# Noised clips of your own instead of the student's past (the paper's way): prepare them, then --preset wan-1.3b-data;
+# its levels are those of --recipe causvid-4step in line 4

@@ -49,5 +49,7 @@ VISTA_STUDENT_FRAMEWISE = replace(VISTA_STUDENT, sigmas=tuple(sigma_grid(2, 3.0)
 WAN_DIT = WAN_1_3B
 # (Self Forcing) 1000/750/500/250 warped by 5, three latent frames a chunk
 WAN_STUDENT = RolloutConfig(sigmas=tuple(sigma_grid(4, 5.0)), shift=5.0, chunk=3, policy=CachePolicy(window=21))
+# (CausVid's released 4-step student) the same steps warped by 8
+WAN_DATA_STUDENT = replace(WAN_STUDENT, sigmas=tuple(sigma_grid(4, 8.0)), shift=8.0)
 # (paper, section 5) 999/748/502/247 and five latent frames a chunk; a clip is 20 of them
 PAPER_STUDENT = RolloutConfig(sigmas=tuple(sigma_grid(4)), shift=1.0, chunk=5, policy=CachePolicy(window=20))

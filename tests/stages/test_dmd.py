@@ -33,6 +33,7 @@ from causvid.stages.sources import Draws, Gallery, Network, Words
 from causvid.tensor_files import read_file, read_tensors
 from causvid.training import parallel
 from causvid.view_noise import unknown_ways
+from causvid.wan_world import STUDENT_RECIPES
 from tiny_distillation import (
     CLIP,
     GALLERY,
@@ -562,6 +563,13 @@ def test_prompts_of_a_run_are_known_ahead(world, tmp_path, changes):
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_complete(name):
     PRESETS[name].check()
+
+
+@pytest.mark.parametrize(("name", "recipe"), [("wan-1.3b", "self-forcing"), ("wan-1.3b-data", "causvid-4step")])
+def test_a_wan_student_streams_as_it_was_trained(name, recipe):
+    trained, streamed = PRESETS[name].student, STUDENT_RECIPES[recipe]
+    assert trained.sigmas == pytest.approx(streamed.sigmas) and PRESETS[name].score_shift == streamed.shift
+    assert replace(trained, sigmas=streamed.sigmas) == streamed
 
 
 # ---- many processes, and none ------------------------------------------------------------------------------------

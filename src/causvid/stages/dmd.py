@@ -34,6 +34,7 @@ from causvid.presets import (
     VISTA_MOVING_STUDENT,
     VISTA_NOISE,
     VISTA_STUDENT,
+    WAN_DATA_STUDENT,
     WAN_DIT,
     WAN_STUDENT,
 )
@@ -176,33 +177,35 @@ VISTA_DMD = DMDConfig(
     score_shift=6.0,
     score_range=(0.02, 0.995),
 )
-# (CausVid's released 4-step configuration) noised clips, both rates 2e-6, w = 2, batch 64
+# (CausVid's released 4-step configuration) noised clips, shifts of 8, both rates 2e-6, w = 2, batch 64
 WAN_ADAM = OptimConfig(lr=2e-6, muon=False, betas=(0.9, 0.999), clip=10.0, warmup=0)
 WAN_DMD = DMDConfig(
     model=WAN_DIT,
     teacher="models/Wan2.1-T2V-1.3B",
     init="local/ode-init/weights",
-    student=WAN_STUDENT,
+    student=WAN_DATA_STUDENT,
     clip=(21, 16, 60, 104),
     student_optim=WAN_ADAM,
     critic_optim=WAN_ADAM,
     batch=64,
     guidance=3.0,
     data="local/latents",
-    score_shift=5.0,
+    score_shift=8.0,
     ema_decay=0.99,
     accumulate=8,
     recompute=True,
     checkpoint_minutes=30.0,
     sample_minutes=60.0,
 )
-# (Self Forcing) the student's own past, w = 3, critic at a fifth of the rate; 120 updates of the student
+# (Self Forcing) the student's own past, shifts of 5, w = 3, critic at a fifth of the rate; 120 updates of the student
 WAN_SELF_DMD = replace(
     WAN_DMD,
+    student=WAN_STUDENT,
     input="self",
     prompts="prompts/train.txt",
     data=None,
     guidance=4.0,
+    score_shift=5.0,
     student_optim=replace(WAN_ADAM, betas=(0.0, 0.999)),
     critic_optim=replace(WAN_ADAM, lr=4e-7, betas=(0.0, 0.999)),
 )
