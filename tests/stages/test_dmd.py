@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
+from safetensors.torch import save_file
 
+from causvid import wan_world
 from causvid.adapters import AdapterConfig, num_values
 from causvid.cache import CachePolicy, KVCache
 from causvid.checkpoints import config_metadata, load_dit
@@ -31,9 +33,9 @@ from causvid.stages.memory import bytes_saved, memory_need
 from causvid.stages.self_rollout import roll_out, write_student_sheet
 from causvid.stages.sources import Draws, Gallery, Network, Words
 from causvid.tensor_files import read_file, read_tensors
+from causvid.text.vista import VistaText
 from causvid.training import parallel
 from causvid.view_noise import unknown_ways
-from causvid.wan_world import STUDENT_RECIPES
 from tiny_distillation import (
     CLIP,
     GALLERY,
@@ -456,6 +458,32 @@ def test_adapters_start_from_a_given_student(world, tmp_path, capsys):
     torch.testing.assert_close(layer.delta(), change, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("published", [False, True], ids=["of ode-init", "a .pt"])
+def test_a_wan_student_reads_what_its_teacher_reads(world, tmp_path, monkeypatch, published):
+    """Neither what ode-init writes nor a published file has the text encoder beside it: it stays in Wan's folder."""
+    wan = tmp_path / "wan"
+    wan.mkdir()
+    (wan / "Wan2.1_VAE.pth").touch()
+    teacher = read_tensors(world / "weights/teacher.safetensors")
+    save_file(teacher, wan / "diffusion_pytorch_model.safetensors")
+    text = VistaText.load(world / "weights/text.safetensors")
+    monkeypatch.setattr(wan_world, "load_text", lambda folder, device: text)
+    if published:
+        init = tmp_path / "published.pt"
+        torch.save({"generator": teacher}, init)
+    else:
+        pairs = ode_pairs.train(pairs_config(world, teacher=str(wan)), tmp_path / "pairs")
+        cfg = init_config(world, teacher=str(wan), pairs=str(pairs))
+        init = ode_init.train(cfg, tmp_path / "init", steps=1, gallery=GALLERY)
+    cfg = dmd_config(world, teacher=str(wan), init=str(init))
+    weights = dmd.train(cfg, tmp_path / "dmd", steps=1, gallery=GALLERY)
+    assert load_dit(weights / "student.safetensors").cfg == MODEL and not (weights / "text.safetensors").exists()
+    # who has an encoder of its own reads with that one
+    other = write_weights_folder(tmp_path / "other", "student", seed=1)
+    sitting = Sitting(replace(cfg, init=str(other)), tmp_path / "again", CPU, GALLERY)
+    assert not torch.equal(sitting.student_words(["red car"]), sitting.words(["red car"]))
+
+
 def test_a_larger_teacher_teaches_a_smaller_student(world, tmp_path):
     """The critic has the teacher's size; what is written is the student, in its own."""
     small = replace(MODEL, num_layers=1)
@@ -567,7 +595,7 @@ def test_presets_are_complete(name):
 
 @pytest.mark.parametrize(("name", "recipe"), [("wan-1.3b", "self-forcing"), ("wan-1.3b-data", "causvid-4step")])
 def test_a_wan_student_streams_as_it_was_trained(name, recipe):
-    trained, streamed = PRESETS[name].student, STUDENT_RECIPES[recipe]
+    trained, streamed = PRESETS[name].student, wan_world.STUDENT_RECIPES[recipe]
     assert trained.sigmas == pytest.approx(streamed.sigmas) and PRESETS[name].score_shift == streamed.shift
     assert replace(trained, sigmas=streamed.sigmas) == streamed
 

@@ -57,6 +57,7 @@ from causvid.stages.sources import (
     open_gallery,
     parts_of,
     read_network,
+    read_student_words,
     read_words,
     shard,
 )
@@ -315,7 +316,7 @@ class Sitting:
         self.actors = self.cast_actors()
         self.guide = self.read_guide()
         self.words = read_words(cfg.teacher, device)  # of teacher and critic
-        self.student_words = read_words(cfg.init, device) if cfg.init else self.words
+        self.student_words = read_student_words(cfg.init, cfg.teacher, self.words)
         self.optimizers = {
             "student": build_optimizers(cfg.student_optim, [self.actors.trained["student"]]),
             "critic": build_optimizers(cfg.critic_optim, [self.actors.trained["critic"]]),

@@ -142,15 +142,28 @@ def encode_ahead(words: Words, prompts: Iterable[str], tell: Callable[[str], Non
         parallel.wait_for_all()
 
 
+def read_student_words(init: str | None, teacher: str, words: Words) -> Words:
+    """What a student reads that starts from `init`, under a teacher with these words. Every Wan model reads them with
+    the same encoder, which is not copied to its students."""
+    if init is None or (_is_wan(Path(teacher)) and not _text_file(init).is_file()):
+        return words
+    return read_words(init, words.device)
+
+
 def hand_on_words(source: str, weights: Path) -> None:
     """Put the text encoder beside the weights that were trained with it. That of a Wan model stays where it is."""
-    file = (Path(source) if Path(source).is_dir() else Path(source).parent) / TEXT_FILE
+    file = _text_file(source)
     if parallel.is_first() and file.is_file():
         with whole_file(weights / TEXT_FILE) as temporary:
             shutil.copyfile(file, temporary)
 
 
-def _is_wan(folder: Path) -> bool:
+def _text_file(source: str) -> Path:
+    return (Path(source) if Path(source).is_dir() else Path(source).parent) / TEXT_FILE
+
+
+def _is_wan(path: Path) -> bool:
+    folder = path.parent if path.is_file() else path
     return (folder / "transformer").is_dir() or any(folder.glob("Wan2.*_VAE.pth"))
 
 
