@@ -7,11 +7,12 @@ import torch
 from causvid import wan_world
 from causvid.bundle import Place
 from causvid.codecs.tiny import TinyCodec
+from causvid.codecs.wan import WanCodec
 from causvid.errors import UserError
 from causvid.export import save_diffusers
 from causvid.models.dit import VideoDiTConfig
 from causvid.pixels import frames_from_video
-from tiny_models import random_dit
+from tiny_models import BoxCodec, HashText, random_dit
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
@@ -91,6 +92,19 @@ def test_a_small_codec_stands_in_for_wans(folder, tmp_path):
         load(folder, codec=tmp_path / "taew2_2.pth", **options)
     with pytest.raises(UserError, match="only its own codec reads the latents of 'vista'"):
         load("vista", codec=tmp_path / "taew2_1.pth")
+
+
+@pytest.mark.parametrize(("vae", "height"), [("Wan2.1_VAE.pth", 480), ("Wan2.2_VAE.pth", 704)])
+def test_an_original_folder_is_known_by_its_autoencoder(tmp_path, monkeypatch, vae, height):
+    codec = BoxCodec()
+    codec.space_factor = 8 if height == 480 else 16
+    monkeypatch.setattr(wan_world.Umt5Text, "from_original", lambda *_, **__: HashText())
+    monkeypatch.setattr(WanCodec, "from_original", lambda file, **_: codec if file == tmp_path / vae else None)
+    (tmp_path / wan_world.ORIGINAL_TEXT).touch()
+    with pytest.raises(UserError, match=r"nor Wan2\.1_VAE\.pth or Wan2\.2_VAE\.pth \(original Wan\)"):
+        load(tmp_path, device="cpu")
+    (tmp_path / vae).touch()
+    assert load(tmp_path, device="cpu").cfg.height == height
 
 
 def test_recipes_and_sizes_that_do_not_exist(folder):

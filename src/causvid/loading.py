@@ -48,12 +48,12 @@ def load(
     place = Place.of(device, dtype, is_small=is_ours and read_spec(folder).codec == "vista")
     if is_ours:
         model = load_ours(folder, place, recipe)
-    elif (folder / "transformer").is_dir() or (folder / "Wan2.1_VAE.pth").is_file():
+    elif (folder / "transformer").is_dir() or any((folder / name).is_file() for name in wan_world.ORIGINAL_VAE):
         model = wan_world.load_wan(folder, place, recipe)
     else:
         raise UserError(
             f"{folder} is not a model: it holds neither {SPEC_FILE} (ours), nor transformer/ (diffusers), "
-            "nor Wan2.1_VAE.pth (original Wan)"
+            f"nor {' or '.join(wan_world.ORIGINAL_VAE)} (original Wan)"
         )
     if codec is not None:
         model.codec = stand_in(Path(codec), model)
