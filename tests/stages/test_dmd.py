@@ -301,14 +301,21 @@ def test_a_student_on_its_own_past_learns_the_teachers_mean(world, tmp_path):
 
 
 def test_parts_of_a_batch_add_up(world, tmp_path):
-    states = []
+    """In what is learnt and in what is reported, and no pass is of more than a part."""
+    states, reports = [], []
     for accumulate in (1, 2):
         cfg = dmd_config(world, batch=4, accumulate=accumulate, exit="per chunk")
-        sitting = Sitting(cfg, tmp_path / str(accumulate), CPU, GALLERY)
+        sitting, passes = Sitting(cfg, tmp_path / str(accumulate), CPU, GALLERY), []
+        for network in (sitting.actors.teacher, sitting.actors.critic, sitting.actors.student):
+            network.model.register_forward_pre_hook(lambda module, args, passes=passes: passes.append(len(args[0])))
         sitting.take_step(0.0)
+        assert set(passes) == {4 // accumulate}
         states.append({n: p.clone() for n, p in sitting.actors.trained["student"].state_dict().items()})
+        reports.append(json.loads((tmp_path / str(accumulate) / "metrics.jsonl").read_text()))
     for name in states[0]:
         torch.testing.assert_close(states[0][name], states[1][name], atol=2e-4, rtol=0)
+    for name in ("critic_lead", "newest", "critic_loss"):
+        assert reports[0][name] == pytest.approx(reports[1][name], abs=1e-3)
 
 
 @pytest.mark.parametrize("changes", [{"input": "data"}, {"prompts": "vista"}])

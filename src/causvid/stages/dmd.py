@@ -532,15 +532,18 @@ class Sitting:
     @torch.no_grad()
     def report(self, progress: float, norm: float, x0: Latents, text: Text, ways: Tensor) -> None:
         """`critic_lead`: how much better than its teacher the critic knows the student's videos; below 0, it lags."""
-        rows = parallel.my_rows(self.cfg.batch)
-        draws = self.draws(CHECK + 1_000, rows)
-        sigma, eps = self.score_level(draws), self.score_noise(draws, ways)
-        teacher, critic = (
-            critic_loss(partial(network, travel=ways), x0, text, sigma, eps).mean()
-            for network in (self.actors.teacher, self.actors.critic)
-        )
+        cfg, first = self.cfg, parallel.my_rows(self.cfg.batch).start
+        networks = {"teacher": self.actors.teacher, "critic": self.actors.critic}
+        errors = dict.fromkeys(networks, torch.zeros((), device=self.device))
+        for rows in parts_of(cfg.batch, cfg.accumulate):
+            draws, mine = self.draws(CHECK + 1_000, rows), slice(rows.start - first, rows.stop - first)
+            sigma, eps = self.score_level(draws), self.score_noise(draws, ways[mine])
+            for name, network in networks.items():
+                informed = partial(network, travel=ways[mine])
+                loss = critic_loss(informed, x0[mine], text[mine], sigma, eps).mean()
+                errors[name] = errors[name] + loss / cfg.accumulate
         life = signs_of_life(x0, [start for start, _ in self.bounds[1:]])
-        told = {"critic_lead": teacher - critic, "newest": critic, **life}
+        told = {"critic_lead": errors["teacher"] - errors["critic"], "newest": errors["critic"], **life}
         values = {name: float(parallel.mean_over_ranks(value)) for name, value in told.items()}
         by_level = {name.replace("loss", "dmd"): value for name, value in self.by_sigma.read().items()}
         losses, self.critic_losses = self.critic_losses, []
