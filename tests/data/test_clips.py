@@ -131,6 +131,9 @@ def test_latents_captions_truth_and_motion_stay_together(pool):
     assert all(caption in (f"clip {seed}", f"{seed} again") for caption, seed in zip(batch.captions, seeds))
     assert batch.truth is not None and batch.truth[:, 0, 0, 0].tolist() == [seed % 7 for seed in seeds]
     assert batch.motion is not None and batch.motion[:, 1, 1, 1, 0].tolist() == [-(seed % 5) for seed in seeds]
+    part = pool.batch(3, 7, 2, seed=0, read_rows=slice(2, 4))  # of this part alone all is read
+    assert part.captions == batch.captions and torch.equal(part.latents, batch.latents[2:4])
+    assert torch.equal(part.truth, batch.truth[2:4]) and torch.equal(part.motion, batch.motion[2:4])
     captions = {pool.batch(place, 1, 1, seed=0).captions[0] for place in range(60)}
     assert len(captions) == 20  # every wording of every clip comes up
 

@@ -318,6 +318,28 @@ def test_parts_of_a_batch_add_up(world, tmp_path):
         assert reports[0][name] == pytest.approx(reports[1][name], abs=1e-3)
 
 
+def test_a_part_draws_no_more_noise_than_it_uses(monkeypatch):
+    drawn, randn = [], torch.randn
+    monkeypatch.setattr(torch, "randn", lambda *args, **kwargs: drawn.append(randn(*args, **kwargs)) or drawn[-1])
+    whole, *parts = (Draws((1, 2), 6, slice(*rows), CPU).normal(CLIP, 3) for rows in ((0, 6), (0, 2), (2, 3), (3, 6)))
+    assert torch.equal(whole, torch.cat(parts)) and not torch.equal(whole[0], whole[1])
+    assert sum(noise.numel() for noise in drawn) == 2 * whole.numel()
+
+
+def test_a_rank_reads_its_own_clips(world, tmp_path, monkeypatch):
+    sitting = Sitting(dmd_config(world, input="data", batch=4, **MOVING), tmp_path, CPU, GALLERY)
+    all_inputs = sitting.read(4)
+    monkeypatch.setattr(parallel, "my_rows", lambda batch: slice(batch // 2, batch))
+    sitting.drawn = 0
+    inputs = sitting.read(4)
+    assert torch.equal(inputs.latents, all_inputs.latents[2:]) and torch.equal(inputs.ways, all_inputs.ways)
+    assert inputs.prompts == all_inputs.prompts
+    made = [sitting.make_video(inputs, sitting.draws(0, slice(row, row + 1)), grad=False) for row in (2, 3)]
+    monkeypatch.undo()
+    whole = sitting.make_video(all_inputs, sitting.draws(0, slice(0, 4)), grad=False)
+    torch.testing.assert_close(torch.cat(made), whole[2:])
+
+
 @pytest.mark.parametrize("changes", [{"input": "data"}, {"prompts": "vista"}])
 def test_views_that_move_count(world, tmp_path, changes):
     """In what the student makes and in what teacher and critic see; of views that are unknown nothing changes."""

@@ -169,11 +169,17 @@ def test_a_sheet_that_fails_costs_no_weights(world, tmp_path):
 
 @pytest.mark.parametrize("past", ["noisy", "clean"])
 def test_parts_of_a_batch_add_up(world, tmp_path, past):
+    """Each is read by itself."""
     norms = []
     for accumulate in (1, 2):
         cfg = init_config(world, batch=4, accumulate=accumulate, past=past)
-        sitting = Sitting(cfg, tmp_path / str(accumulate), CPU, GALLERY)
+        sitting, asked = Sitting(cfg, tmp_path / str(accumulate), CPU, GALLERY), []
+        read = sitting.pairs.batch
+        sitting.pairs.batch = lambda place, size, seed, read=read, asked=asked: (
+            asked.append((place, size)) or read(place, size, seed)
+        )
         sitting.take_step(0.0)
+        assert asked == [(start, 4 // accumulate) for start in range(0, 4, 4 // accumulate)]
         norms.append([value.clone() for value in sitting.student.state_dict().values()])
     for one, two in zip(*norms):
         torch.testing.assert_close(one, two, atol=2e-4, rtol=0)  # Adam's first step is as large as its rate, 1e-3

@@ -255,23 +255,24 @@ class Pool:
     def tells_travel(self) -> bool:
         return len(self.ways) == len(self.latents)
 
-    def batch(self, position: int, size: int, num_frames: int, seed: int) -> Batch:
+    def batch(self, position: int, size: int, num_frames: int, seed: int, read_rows: slice = slice(None)) -> Batch:
         """Clips number `position` ... of an endless sequence that visits every clip once per epoch, in an order that
         the epoch decides. Clips are cut to their first `num_frames`: the first latent frame of a clip is unlike others.
+        Captions and ways are those of all, the rest is read of `read_rows` alone.
         """
         rows = [self._row(place, seed) for place in range(position, position + size)]
         told = [self.captions[row] for row in rows]
         chosen = [captions[mix(seed, place) % len(captions)] for place, captions in enumerate(told, position)]
         places = [self._places[row] for row in rows]
 
-        def read(shards: list[Tensor]) -> Tensor | None:
+        def read(shards: list[Tensor], rows: slice = read_rows) -> Tensor | None:
             if len(shards) < len(self.latents):  # of before shards had these
                 return None
-            return torch.stack([shards[shard][row, :num_frames] for shard, row in places])
+            return torch.stack([shards[shard][row, :num_frames] for shard, row in places[rows]])
 
         latents = read(self.latents)
         assert latents is not None
-        return Batch(latents.float(), chosen, read(self.truths), read(self.motions), read(self.ways))
+        return Batch(latents.float(), chosen, read(self.truths), read(self.motions), read(self.ways, slice(None)))
 
     def _row(self, place: int, seed: int) -> int:
         epoch, rest = divmod(place, len(self))

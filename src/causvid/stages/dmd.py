@@ -281,10 +281,10 @@ def train(
 
 @dataclass(frozen=True)
 class Inputs:
-    """A batch to make videos from, known whole on every rank."""
+    """A batch to make videos from, known whole on every rank, but for its clips."""
 
     scripts: list[Script]
-    latents: Latents | None  # clips, where they are noised
+    latents: Latents | None  # clips, where they are noised: of this rank's rows
     ways: Tensor  # [B, T], how their views move; no numbers where noise does not go along
     bounds: list[Span]  # of the chunks
 
@@ -447,7 +447,7 @@ class Sitting:
         per_chunk = draws.integers(len(cfg.student.sigmas), (len(self.bounds),), VIDEO, 0)
         sigma = torch.tensor(cfg.student.sigmas, device=self.device)[hold_per_chunk(per_chunk, self.bounds)]
         eps = draws.carried(draws.normal(cfg.clip, VIDEO, 1), cfg.view_noise, ways, VIDEO, 1)
-        x_t = flow.add_noise(draws.cut(inputs.latents), eps, sigma)
+        x_t = flow.add_noise(draws.cut_own(inputs.latents), eps, sigma)
         with torch.set_grad_enabled(grad):
             return flow.x0_from_velocity(x_t, student(x_t, sigma, text, travel=ways), sigma)
 
@@ -483,7 +483,7 @@ class Sitting:
         cfg, place, self.drawn = self.cfg, self.drawn, self.drawn + batch
         latents, ways = None, None
         if self.pool is not None:
-            clips = self.pool.batch(place, batch, cfg.clip[0], cfg.seed)
+            clips = self.pool.batch(place, batch, cfg.clip[0], cfg.seed, parallel.my_rows(batch))
             scripts, latents, ways = [one_prompt(caption) for caption in clips.captions], clips.latents, clips.travel
         else:
             assert self.scripts is not None
@@ -532,15 +532,15 @@ class Sitting:
     @torch.no_grad()
     def report(self, progress: float, norm: float, x0: Latents, text: Text, ways: Tensor) -> None:
         """`critic_lead`: how much better than its teacher the critic knows the student's videos; below 0, it lags."""
-        cfg, first = self.cfg, parallel.my_rows(self.cfg.batch).start
+        cfg = self.cfg
         networks = {"teacher": self.actors.teacher, "critic": self.actors.critic}
         errors = dict.fromkeys(networks, torch.zeros((), device=self.device))
         for rows in parts_of(cfg.batch, cfg.accumulate):
-            draws, mine = self.draws(CHECK + 1_000, rows), slice(rows.start - first, rows.stop - first)
-            sigma, eps = self.score_level(draws), self.score_noise(draws, ways[mine])
+            draws = self.draws(CHECK + 1_000, rows)
+            video, words, way = draws.cut_own(x0), draws.cut_own(text), draws.cut_own(ways)
+            sigma, eps = self.score_level(draws), self.score_noise(draws, way)
             for name, network in networks.items():
-                informed = partial(network, travel=ways[mine])
-                loss = critic_loss(informed, x0[mine], text[mine], sigma, eps).mean()
+                loss = critic_loss(partial(network, travel=way), video, words, sigma, eps).mean()
                 errors[name] = errors[name] + loss / cfg.accumulate
         life = signs_of_life(x0, [start for start, _ in self.bounds[1:]])
         told = {"critic_lead": errors["teacher"] - errors["critic"], "newest": errors["critic"], **life}

@@ -7,10 +7,9 @@ Writes: a run folder; weights/student.safetensors, beside the text encoder that 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -280,15 +279,15 @@ class Sitting:
             yield from chain.from_iterable(self.pool.captions)
 
     def take_step(self, progress: float) -> None:
-        cfg, loss, loss_of = self.cfg, torch.zeros((), device=self.device), self.next_loss()
-        self.drawn += cfg.batch
+        cfg, loss = self.cfg, torch.zeros((), device=self.device)
         for rows in parts_of(cfg.batch, cfg.accumulate):
             draws = Draws((cfg.seed, self.step), cfg.batch, rows, self.device)
-            part, errors, sigma = loss_of(draws)
+            part, errors, sigma = self.loss(draws)
             (part * parallel.num_ranks()).backward()  # gradients are averaged over ranks
             loss += part.detach()
             noisy = sigma > 0
             self.by_sigma.add(errors.detach()[noisy], sigma[noisy])
+        self.drawn += cfg.batch
         norm = parallel.clip_gradients(all_parameters(self.optimizers), cfg.optim.clip)
         if not math.isfinite(norm):
             raise UserError(f"training diverged at step {self.step}; start a new run with a lower optim.lr.")
@@ -299,13 +298,13 @@ class Sitting:
         if self.step % LOG_EVERY == 0:
             self.report(progress, rate, norm, loss)
 
-    def next_loss(self) -> Callable[[Draws], tuple[Scalar, FrameSigma, FrameSigma]]:
-        """What the next batch says of any of its parts."""
-        cfg = self.cfg
+    def loss(self, draws: Draws) -> tuple[Scalar, FrameSigma, FrameSigma]:
+        """What this part of the next batch says; nothing else of it is read."""
+        cfg, place, size = self.cfg, self.drawn + draws.rows.start, draws.rows.stop - draws.rows.start
         if self.pairs is not None:
-            return partial(self.regression, self.pairs.batch(self.drawn, cfg.batch, cfg.seed))
+            return self.regression(self.pairs.batch(place, size, cfg.seed), draws)
         assert self.pool is not None
-        return partial(self.consistency, self.pool.batch(self.drawn, cfg.batch, cfg.num_frames, cfg.seed))
+        return self.consistency(self.pool.batch(place, size, cfg.num_frames, cfg.seed), draws)
 
     def regression(self, batch: PairBatch, draws: Draws) -> tuple[Scalar, FrameSigma, FrameSigma]:
         """This part's share of the mean over all noisy frames of the batch; errors and levels per frame."""
@@ -317,10 +316,10 @@ class Sitting:
         num_noisy = int((index < num_levels - 1).sum())
         levels = torch.tensor(cfg.student.sigmas, device=self.device)
         history = batch.states[:, -1] if batch.history is None else batch.history
-        ways = None if batch.travel is None else draws.cut(batch.travel)
-        student = self.seen(self.student, draws.cut(history), ways)
-        text = self.words(batch.prompts[draws.rows])
-        errors, sigma = regression_error(student, draws.cut(batch.states), levels, draws.cut(index), text)
+        ways = None if batch.travel is None else batch.travel.to(self.device)
+        student = self.seen(self.student, history.to(self.device), ways)
+        states, text = batch.states.to(self.device), self.words(batch.prompts)
+        errors, sigma = regression_error(student, states, levels, draws.cut(index), text)
         return errors.sum() / max(1, num_noisy), errors, sigma
 
     def consistency(self, batch: Batch, draws: Draws) -> tuple[Scalar, FrameSigma, FrameSigma]:
@@ -330,8 +329,8 @@ class Sitting:
         per_chunk = torch.randint(cfg.steps, (draws.batch, len(self.bounds)), generator=draws.rng(LEVELS))
         index = hold_per_chunk(per_chunk, self.bounds)
         sigma, sigma_next = draws.cut(grid[index]), draws.cut(grid[index + 1])
-        x0, text = draws.cut(batch.latents), self.words(batch.captions[draws.rows])
-        way = None if batch.travel is None else draws.cut(batch.travel)
+        x0, text = batch.latents.to(self.device), self.words(batch.captions)
+        way = None if batch.travel is None else batch.travel.to(self.device)
         eps = draws.carried(draws.normal(tuple(x0.shape[1:]), NOISE), cfg.view_noise, way, NOISE)
         seen, no_text = self.seen(self.teacher, x0, way), self.words.none(len(x0))
 

@@ -208,8 +208,9 @@ WAN_SHEET = [
 
 @dataclass(frozen=True)
 class Draws:
-    """The randomness of one update. Every number is named and drawn for the whole batch, then cut to the rows at hand,
-    so that it is the same on any number of ranks, in any number of parts, and after any interruption."""
+    """The randomness of one update. Every number is named, noise by its row too, and the few others are drawn for the
+    whole batch and cut to the rows at hand: all are the same on any number of ranks, in any number of parts, and after
+    any interruption."""
 
     words: tuple[int, ...]  # seed, step, ...
     batch: int
@@ -221,7 +222,8 @@ class Draws:
 
     def normal(self, shape: tuple[int, ...], *name: int) -> Tensor:
         """[rows, *shape]"""
-        return torch.randn((self.batch, *shape), generator=self.rng(*name))[self.rows].to(self.device)
+        rows = range(self.rows.start, self.rows.stop)
+        return torch.stack([torch.randn(shape, generator=self.rng(*name, row)) for row in rows]).to(self.device)
 
     def carried(self, own: Latents, how: ViewNoise | None, travel: Tensor | None, *name: int) -> Latents:
         """Noise of the rows at hand that goes along with their views, [rows, T] latents."""
@@ -235,6 +237,11 @@ class Draws:
     def cut(self, x: Tensor) -> Tensor:
         """The rows at hand of something that is known for the whole batch."""
         return x[self.rows].to(self.device)
+
+    def cut_own(self, x: Tensor) -> Tensor:
+        """The rows at hand of something that this rank knows of its own rows alone."""
+        first = parallel.my_rows(self.batch).start
+        return x[self.rows.start - first : self.rows.stop - first].to(self.device)
 
 
 def parts_of(batch: int, accumulate: int) -> Iterator[slice]:
