@@ -95,6 +95,8 @@ def test_what_people_say_besides_is_read_in_words_of_captions():
     assert "duck" in woman.instead and woman.notes[-1].startswith("nothing is named that this model can show: car, bus")
     assert not encoder.understand("a woman beside a car").instead and not encoder.understand("in town").instead
     assert encoder.understand("toy").text == "toy", "something must be left"
+    assert "🙂" in encoder.understand("🙂").notes[0] and encoder.understand("🙂").instead
+    assert not encoder.understand(" ").notes
     assert encoder.understand(" ".join(["red"] * 14)).notes == ["the last 3 words do not fit; shorten the prompt"]
 
 
@@ -107,6 +109,15 @@ def test_what_comes_later_is_told_in_parts_if_the_encoder_has_the_words():
         "told one after the other: 'a video of a boat at night', then 'a video of a boat at dawn'"
     ]
     assert VistaText(CFG, [*WORDS, "boat", "at", "night", "then", "dawn", "comes"]).understand(told).story == ()
+
+
+def test_words_that_are_not_known_leave_a_colour_to_be_named():
+    encoder = VistaText(CFG, vista.vocabulary())
+    old, plain = encoder.settle(("an old car drives",), 3, ""), encoder.settle(("an azure car drives",), 3, "")
+    assert vista.parse_caption(old[0]).attributes["colour"] in old[0] and plain == ("an azure car drives",)
+    small = VistaText(CFG, WORDS)
+    assert small.settle(("a car with a bird",), 3, "") == ("a car with a bird",), "no word that it does not know"
+    assert small.settle(("a red car " + "nearby " * 9,), 3, "") == ("a red car " + "nearby " * 9,)
 
 
 def test_captions_are_read_as_they_are():

@@ -71,6 +71,12 @@ def test_the_first_thing_named_is_the_hero():
         ),
         ("a ball, then night falls, then it turns green", {"hero": "ball"}, [("light", "night"), ("colour", "green")]),
         ("under a blue sky, a plane", {"light": "day", "hero": "plane"}, []),
+        (
+            "a city street with a red bus, driving",
+            {"biome": "city", "hero": "bus", "colour": "red", "motion": "drives"},
+            [],
+        ),
+        ("a blue and red bus", {"hero": "bus", "colour": "red"}, []),
     ],
 )
 def test_prompts_that_people_write(prompt, attributes, events):
@@ -133,6 +139,7 @@ def test_rephrasing_leaves_only_words_of_captions():
             {"hero": "car", "colour": "white", "second hero": "bus", "second colour": "pink"},
         ),
         ("a car on the coast, the sky is red", {"hero": "car", "biome": "sea"}),
+        ("it isn't raining, a red car", {"weather": "clear", "hero": "car", "colour": "red"}),
     ],
 )
 def test_what_is_denied_is_not_shown(prompt, attributes):
@@ -362,10 +369,29 @@ def test_no_story_where_nothing_comes_later(text):
         "a red car in the next city",
         "a bus in the city, then in the desert",
         "a red car at noon, afterwards the sun comes out",
+        "a red bus in the rain, then the rain subsides",
     ],
 )
 def test_a_prompt_that_cannot_be_retold_is_told_as_it_is(text):
     assert story(text) == ()
+
+
+@pytest.mark.parametrize(
+    ("ends", "event"),
+    [
+        ("the rain stops", ("weather", "clear")),
+        ("fog and mist begin to lift", ("weather", "clear")),
+        ("the storm passes", ("weather", "clear")),
+        ("it ceases snowing", ("weather", "clear")),
+        ("the night is over", ("light", "dawn")),
+        ("it stops", ("motion", "stays")),
+        ("the lorry stops.", ("motion", "stays")),
+        ("it stops driving", ("motion", "stays")),
+    ],
+)
+def test_what_ends_is_not_told_as_beginning(ends, event):
+    text, read_as = rephrase(f"a red bus drives in the rain at night, then {ends}")
+    assert vista.parse_caption(text).events == [event] and read_as and len(story(text)) == 2
 
 
 def test_what_one_clause_says_comes_at_once():
@@ -380,7 +406,7 @@ def test_what_one_clause_says_comes_at_once():
 def test_a_prompt_of_strangers_takes_no_time_to_take_apart():
     strangers = " ".join(f"w{n}x" for n in range(1500))
     start = time.perf_counter()
-    assert story(f"a red car, then night falls, {strangers}") == (
+    assert story(f"a red car, {strangers}, then night falls") == (
         "a video of a red car",
         "a video of a red car at night",
     )

@@ -107,7 +107,8 @@ class VistaText(nn.Module):
         text, read_as = rephrase(prompt)
         if not split_words(text):  # nothing but words that can be left out
             text, read_as = prompt, {}
-        unknown: dict[str, tuple[str, ...]] = dict.fromkeys(self.unknown_words(text), ())
+        strange = self.unknown_words(text) if split_words(text) else [prompt.strip()] * bool(prompt.strip())
+        unknown: dict[str, tuple[str, ...]] = dict.fromkeys(strange, ())
         near = {
             word: tuple(get_close_matches(word, self.vocabulary, n=3, cutoff=0.76)) for word in [*unknown][:MAX_NEAR]
         }
@@ -122,8 +123,10 @@ class VistaText(nn.Module):
         from causvid.worlds.vista.settling import settle
 
         settled = settle(parts, seed, before)
-        if any(self.unknown_words(part) or self.num_lost_words(part) for part in settled):
-            return tuple(parts)
+        for part, named in zip(parts, settled, strict=True):
+            strange = {*self.unknown_words(named)} - {*self.unknown_words(part)}
+            if strange or self.num_lost_words(named) > self.num_lost_words(part):
+                return tuple(parts)
         return settled
 
     def course(self, seed: int, height: int) -> Course:

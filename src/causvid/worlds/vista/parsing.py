@@ -88,6 +88,8 @@ def parse_known(text: str) -> Parsed:
         else:
             parsed.attributes.setdefault(slot, value)
             second = second and slot != "biome"
+    if "hero" not in parsed.attributes:  # "a street with a bus", "a blue and red bus": there is no other one
+        parsed.attributes = {name.removeprefix("second "): value for name, value in parsed.attributes.items()}
     _suit_motions(parsed)
     return parsed
 
@@ -142,6 +144,13 @@ def says_more(text: str, parsed: Parsed) -> bool:
     """Whether a prompt has words that captions have, in no phrase that is known: what they say is lost in retelling."""
     left = Counter(tokens(text)) - Counter(" ".join(parsed.phrases).split())
     return not {*vocabulary()}.isdisjoint(left.keys() - _glue())
+
+
+def later_is_unknown(text: str) -> bool:
+    """Whether what comes later is told with words that captions do not have: "then the rain subsides"."""
+    words = tokens(text)
+    then = next((at for at, match in placed(words) if match.slot == "then"), len(words))
+    return not {*words[then:]} <= {",", *vocabulary()}
 
 
 @cache

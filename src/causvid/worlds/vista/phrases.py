@@ -336,16 +336,23 @@ SYNONYMS |= {f"{word}s": SYNONYMS.get(word, word) for word in _HEROES} | {"buses
 
 _FALLS = "(?:rain|snow|fog|mist|haze|clouds|storms?|wind)"
 _IS_SO = "(?:raining|snowing|rainy|snowy|foggy|misty|hazy|cloudy|stormy)"
+_STOP = "(?:stops?|ends?|ceases?|passes|fades|lifts|dissolves|dies down|goes away|(?:is|are) (?:over|gone))"
+_ENDS = f"(?:{_STOP}|(?:begins?|starts?) to (?:stop|end|cease|pass|fade|lift|dissolve|die down|go away))"
+_MOVING = "|".join(sorted({pair.split("|")[1].split()[0] for pairs in MOTION_WORDS.values() for pair in pairs}))
 
 # The same for what takes several words.
 PHRASES = {
     rf"\b(?:no|without|without any) {_FALLS}(?: (?:and|or|nor)(?: no| any)? {_FALLS})*\b": "in dry weather",
-    rf"\bnot {_IS_SO}(?: (?:and|or|nor) {_IS_SO})*\b": "in dry weather",
+    rf"\b(?:not|isn't|wasn't) {_IS_SO}(?: (?:and|or|nor) {_IS_SO})*\b": "in dry weather",
     r"\bthe camera (?!does not move)(?:is not|isn't|does not|doesn't|never) (?:mov|pan|sweep|follow|track)\w+"
     r"(?: left| right| it)?\b": "the camera stands still",
     r"(?<!camera )\b(?:(?:is|are|does|do) not|(?:is|are|does|do)n't) mov(?:e|ing)(?: along)?\b": "stands still",
+    rf"\b(?:the )?{_FALLS}(?: (?:and|or)(?: the)? {_FALLS})* {_ENDS}(?: away)?\b": "the weather clears",
+    rf"\bthe night {_ENDS}\b": "the day breaks",
     r"(?<!without )(?<!without a )\b(?:(?:a|the) )?storm\b": "a heavy shower",
-    r"\b(?:it )?stops (?:raining|snowing)\b": "the weather clears",
+    r"\b(?:it )?(?:stops|ceases) (?:raining|snowing)\b": "the weather clears",
+    rf"\b(?:stops|ceases) (?:moving|driving|walking|running|jumping|swimming|{_MOVING})\b": "stands still",
+    rf"\b(?:it|the (?:{'|'.join(_HEROES)})) stops(?=\s*(?:[,.;!]|$))": "it stands still",
     r"\b(?:(?:starts|begins) raining|make it rain)\b": "starts to rain",
     r"\b(?:(?:starts|begins) snowing|make it snow)\b": "starts to snow",
     r"\bin (?:a|the) (?:field|park|garden)\b": "in a meadow",

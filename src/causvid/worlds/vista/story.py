@@ -8,16 +8,19 @@ count back from, and is best told when the time comes.
 from collections.abc import Set as AbstractSet
 
 from causvid.worlds.vista.captions import Writer
-from causvid.worlds.vista.parsing import parse_known, phases, says_more
+from causvid.worlds.vista.parsing import later_is_unknown, parse_known, phases, says_more
 from causvid.worlds.vista.sampling import complete
 from causvid.worlds.vista.scene import EVENT_KINDS, Scene
 
 
 def story(text: str, max_parts: int = 24) -> tuple[str, ...]:
     """The prompts to tell one after the other, in words of captions. None where nothing comes later, or more is told
-    than can be retold: what happens to somebody else, another place, words in no known phrase."""
+    than can be retold: what happens to somebody else, another place, words in no known phrase, and, of what comes
+    later, words that are not known."""
     parsed = parse_known(text)
     if not parsed.events or "hero" not in parsed.attributes or parsed.others or says_more(text, parsed):
+        return ()
+    if later_is_unknown(text):
         return ()
     if any(kind not in EVENT_KINDS for kind, _ in parsed.events):
         return ()
