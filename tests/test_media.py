@@ -71,6 +71,36 @@ def test_a_photograph_is_turned_the_right_way_up(tmp_path):
     assert np.array_equal(media.read_image(tmp_path / "a.png"), np.rot90(picture, -1))
 
 
+def test_a_film_of_a_turned_phone_is_turned_the_right_way_up(tmp_path):
+    frames = np.zeros((3, 32, 48, 3), np.uint8)
+    frames[:, :16, :24] = 250
+    path = media.write_video(tmp_path / "a.mp4", frames, 6)
+    film, as_filmed = path.read_bytes(), media.read_video(path, 6)
+    upright, quarter = (
+        np.array(turn, ">i4").tobytes() for turn in ([1 << 16, 0, 0, 0, 1 << 16], [0, 1 << 16, 0, -1 << 16, 0])
+    )
+    head, tail = film.split(b"tkhd")
+    path.write_bytes(head + b"tkhd" + tail.replace(upright, quarter, 1))  # shown turned by a quarter, clockwise
+    assert np.array_equal(media.read_video(path, 6), np.rot90(as_filmed, -1, axes=(1, 2)))
+
+
+def test_pictures_of_every_depth_look_as_they_should(tmp_path):
+    steps = np.linspace(0, 65535, 12).reshape(3, 4)
+    file = tmp_path / "a.png"
+    Image.fromarray(steps.astype(np.uint16)).save(file)
+    assert np.array_equal(media.read_image(file)[..., 0], np.round(steps / 257).astype(np.uint8))
+    half = np.full((2, 2, 4), [200, 100, 0, 0], np.uint8)
+    half[0] = [200, 100, 0, 255]
+    Image.fromarray(half).save(file)
+    assert media.read_image(file).tolist() == [[[200, 100, 0]] * 2, [[255, 255, 255]] * 2]
+    Image.fromarray(steps.astype(np.float32) / 65535).save(tmp_path / "a.tiff")
+    with pytest.raises(UserError, match="8 bits per channel"):
+        media.read_image(tmp_path / "a.tiff")
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.eps")
+    with pytest.raises(UserError, match="not a picture"):
+        media.read_image(tmp_path / "a.eps")
+
+
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 50, b"\xff\xd8\xff\xe0" * 9])
 def test_what_is_no_picture_or_video_is_refused_in_words(content):
     with pytest.raises(UserError, match="not a picture"):
@@ -124,6 +154,15 @@ def test_hopeless_outputs_are_refused_before_the_work(tmp_path):
         media.check_output(tmp_path / "file" / "a.mp4")
     media.check_output(tmp_path / "new" / "a.mp4")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_gif_is_as_long_as_its_frames(tmp_path):
+    with Image.open(media.write_video(tmp_path / "a.gif", greys(24), 12)) as picture:
+        times = []
+        for place in range(picture.n_frames):
+            picture.seek(place)
+            times.append(picture.info["duration"])
+    assert sum(times) == 2000 and {*times} == {80, 90}
 
 
 def test_a_sheet_shows_evenly_spaced_frames(tmp_path):

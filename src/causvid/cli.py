@@ -24,6 +24,7 @@ from causvid.cli_options import (
     RecipeOption,
     StoryOption,
     StudentOption,
+    check_seconds,
     given,
     load_model,
     read_change,
@@ -45,6 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+SWITCHES = ("keep", "recache", "flush")  # situation.PROMPT_MODES, which cannot be imported without torch
 config_app = typer.Typer(help="Look at configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
@@ -80,9 +82,14 @@ def generate(
     from causvid import media
 
     media.check_output(out)
-    if seconds <= 0:
-        raise UserError(f"a video lasts more than 0 seconds, got {seconds:g}")
+    check_seconds(seconds)
     timeline = [read_change(text) for text in at or []]
+    if timeline and max(timeline)[0] >= seconds:
+        raise UserError(f"the video ends after {seconds:g} s, before --at {max(timeline)[0]:g}s; add --seconds")
+    if switch not in SWITCHES:
+        raise UserError(f"there is no --switch {switch}; use one of {', '.join(SWITCHES)}")
+    if guidance is not None and not 1 <= guidance <= 100:
+        raise UserError(f"--guidance is 1, which is none, to 100; got {guidance:g}")
     if teacher and timeline:
         raise UserError("the teacher makes a clip as a whole and cannot change its prompt; leave out --teacher or --at")
     if not teacher and (guidance is not None or eta is not None):
@@ -125,8 +132,10 @@ def demo(
     device: DeviceOption = None,
 ) -> None:
     """Stream a short clip with a prompt switch, write it, and print how fast it was."""
+    from causvid import media
     from causvid.demo import run
 
+    media.check_folder(out)
     for line in run(load_model(model, device), out, seed):
         typer.echo(line)
 
@@ -190,8 +199,10 @@ def world(
     num_frames: Annotated[int, typer.Option("--frames", help="Frames per clip, at 12 a second.")] = 81,
 ) -> None:
     """Render clips of Vista, the embedded world: movies, a contact sheet and captions to look at."""
+    from causvid import media
     from causvid.worlds.vista.sheet import write_world
 
+    media.check_folder(out)
     typer.echo(
         write_world(out, num_clips=num_clips, seed=seed, split=split, size=size, num_frames=num_frames, kind=kind)
     )

@@ -62,8 +62,8 @@ def evaluate(
         raise UserError("a recipe says how a student is run; leave out --recipe, or --role teacher")
     if role == "teacher" and long:
         raise UserError("the teacher makes clips as a whole and cannot stream; leave out --long, or --role teacher")
-    if not 0 <= long <= 3600:
-        raise UserError(f"--long is a length of 0 to 3600 seconds, got {long:g}")
+    if long and not 2 <= long <= 3600:
+        raise UserError(f"--long is a length of 2 to 3600 seconds, got {long:g}")
 
     from causvid.evaluate import protocol, trial
     from causvid.evaluate.scoring import load_instruments
@@ -72,7 +72,7 @@ def evaluate(
     choose_threads()
     loaded, parts = trial.load_candidate(model, role, device, recipe)  # type: ignore[arg-type]
     instruments = load_instruments(judge)
-    listed = protocol.prompts(split, prompts)
+    listed = protocol.prompts(split, prompts, choosing=judge == "select")
     results = []
     with show_progress() as progress:
         for value in values:
@@ -150,8 +150,8 @@ def choose(
     device: DeviceOption = None,
     story: StoryOption = True,
 ) -> None:
-    """Compare the students that a run kept on its way, by the judge for choices. The last line is the folder of the
-    best one, for `evaluate --model`: what one judge chose is reported by the other."""
+    """Compare the students that a run kept on its way, by the judge for choices on prompts of its own. The last line
+    is the folder of the best one, for `evaluate --model`, where the other judge reports on other prompts."""
     folders = sorted(folder for folder in (run / "weights" / "candidates").glob("*") if folder.is_dir())
     if not folders:
         raise UserError(f"{run} has no weights/candidates to choose from; give the folder of a finished `train dmd`")
@@ -162,7 +162,7 @@ def choose(
     from causvid.threads import choose_threads
 
     choose_threads()
-    instruments, listed = load_instruments("select"), protocol.prompts("val", prompts)
+    instruments, listed = load_instruments("select"), protocol.prompts("val", prompts, choosing=True)
     results = []
     with show_progress() as progress:
         for folder in folders:

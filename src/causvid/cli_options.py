@@ -49,6 +49,11 @@ def read_time(text: str) -> float:
     return value
 
 
+def check_seconds(seconds: float) -> None:
+    if not 0 < seconds < float("inf"):
+        raise UserError(f"a video lasts more than 0 seconds, got {seconds:g}")
+
+
 def load_model(
     name: str,
     device: str | None,

@@ -16,6 +16,7 @@ from causvid.cli_options import (
     OutOption,
     RecipeOption,
     StudentOption,
+    check_seconds,
     given,
     load_model,
     show_progress,
@@ -52,6 +53,7 @@ def animate(
     from causvid import media
 
     media.check_output(out)
+    check_seconds(seconds)
     picture = media.read_image(image)
     loaded = load_model(model, device, student, recipe, lora, codec)
     tell_understood(loaded, [prompt])
@@ -79,9 +81,10 @@ def extend(
     from causvid import media
 
     media.check_output(out)
+    check_seconds(seconds)
     loaded = load_model(model, device, student, recipe, lora, codec)
     tell_understood(loaded, [prompt])
-    frames = media.read_video(video, loaded.cfg.fps)
+    frames = media.read_video(video, loaded.cfg.fps, size=(loaded.cfg.height, loaded.cfg.width))
     session = loaded.session(prompt, seed=seed, **given(steps=steps))
     session.extend(frames)
     stream_to_file(session, out, len(frames) / loaded.cfg.fps + seconds)
@@ -118,7 +121,7 @@ def restyle(
     loaded = load_model(model, device, student, recipe, lora, codec)
     tell_understood(loaded, [prompt])
     tell_understood(loaded, [of] if of.strip() else [], story=False)
-    frames = media.read_video(video, loaded.cfg.fps)
+    frames = media.read_video(video, loaded.cfg.fps, size=(loaded.cfg.height, loaded.cfg.width))
     session = loaded.session(prompt, seed=seed)
     session.restyle(_strength(strength, REDRAW if redraw else EDIT), of=None if redraw else of)
     stream_to_file(session, out, len(frames) / loaded.cfg.fps, feed=_feeder(session, frames))

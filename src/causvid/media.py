@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterable
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -31,11 +32,18 @@ SENT_OPTIONS = {  # for a video from outside: formats such as playlists make FFm
     "protocol_whitelist": "none",
 }
 MAX_PIXELS = 50_000_000  # of a picture from outside, before it is decoded
+PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # what is read; others may start programs, as EPS does
 TIME_SLACK = 1e-3  # seconds that a time stamp may be off through rounding
 
 
 class _Tried(Exception):
     """Ends a rehearsal of writing."""
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a file where a folder is to be written."""
+    if any(place.exists() and not place.is_dir() for place in (path, *path.parents)):
+        raise UserError(f"{path} is a file or in one; name a folder")
 
 
 def check_output(path: Path, allowed: Iterable[str] = (*MOVIE_SUFFIXES, *SHEET_SUFFIXES)) -> None:
@@ -112,7 +120,9 @@ class VideoWriter:
             if not self._pictures:
                 raise UserError(f"there are no frames to write to {self.path}")
             first, *rest = self._pictures
-            first.save(self._temporary, save_all=True, append_images=rest, duration=round(1000 / self.fps), loop=0)
+            ends = [round(100 * end / self.fps) for end in range(len(self._pictures) + 1)]  # GIFs count in 1/100 s
+            times = [10 * (end - start) for start, end in pairwise(ends)]
+            first.save(self._temporary, save_all=True, append_images=rest, duration=times, loop=0)
             return
         if self._container is None:
             raise UserError(f"there are no frames to write to {self.path}")
@@ -156,12 +166,18 @@ def contact_sheet(frames: np.ndarray, fps: float, columns: int = 6, max_pictures
 
 
 def read_image(source: str | Path | BytesIO) -> np.ndarray:
-    """uint8 [H, W, 3], the right way up. From a file, or from bytes in memory."""
+    """uint8 [H, W, 3], the right way up, on white where it is transparent. From a file, or from bytes in memory."""
     name = _name_of(source)
     try:
-        with Image.open(source) as picture:
+        with Image.open(source, formats=PICTURES) as picture:
             _check_size(picture.width, picture.height, name)
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+            upright = ImageOps.exif_transpose(picture)
+            if upright.mode.startswith(("I", "F")):
+                return _from_deep(np.asarray(upright), name)
+            if upright.has_transparency_data:
+                opaque = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
+            return np.asarray(upright.convert("RGB"))
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         if isinstance(error, UserError):
             raise
@@ -193,7 +209,7 @@ def read_video(
                     frames.append(shown)
                 if len(frames) == limit:
                     break
-                picture = frame.to_ndarray(format="rgb24")
+                picture = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))  # phones turn so
                 shown = picture if size is None else fit(picture, *size)
                 end = time + (
                     float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 1 / fps
@@ -209,6 +225,13 @@ def read_video(
     if any(frame.shape != frames[0].shape for frame in frames):
         raise UserError(f"{name} changes the size of its pictures on the way; convert it to one size")
     return np.stack(frames)
+
+
+def _from_deep(gray: np.ndarray, name: str) -> np.ndarray:
+    """uint8 [H, W, 3] of 16 bits per pixel."""
+    if gray.dtype.kind == "f" or gray.min() < 0 or gray.max() > 0xFFFF:
+        raise UserError(f"{name} has pixels that are not of 8 or 16 bits; save it with 8 bits per channel")
+    return np.repeat(np.round(gray[..., None] / 257).astype(np.uint8), 3, axis=-1)
 
 
 def _check_size(width: int, height: int, name: str) -> None:

@@ -43,6 +43,36 @@ def test_members_that_do_not_apply_are_left_out_of_their_own_mean_only():
     assert interval.value == pytest.approx(column(rows, "temporal"))
 
 
+def test_a_member_that_applies_to_no_prompt_leaves_the_column_open():
+    rows = [{"SC*": 1.0, "BC*": 1.0, "MS*": 1.0, "DD*": float("nan")}] * 4
+    assert np.isnan(column_interval(rows, "temporal")).all()
+    seldom = [row | {"DD*": 0.5} for row in rows[:1]] + rows[1:]  # a third of the draws have none of it
+    assert column_interval(seldom, "temporal") == pytest.approx([3.25 / 3.5] * 3)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda saved: saved["prompts"].clear(),
+        lambda saved: saved["prompts"][0].pop("SC*"),
+        lambda saved: saved.pop("about"),
+        lambda saved: saved.pop("anchors"),
+    ],
+)
+def test_a_damaged_report_is_refused(tmp_path, damage):
+    saved = fake_report([0.5] * 6, made_up_anchors()).to_json()
+    damage(saved)
+    (tmp_path / "report.json").write_text(json.dumps(saved))
+    with pytest.raises(UserError, match="no report that can be read"):
+        Report.load(tmp_path / "report.json")
+
+
+def test_what_is_chosen_by_is_not_what_is_reported():
+    told, chosen = (prompts("val", 40, choosing=choosing) for choosing in (False, True))
+    assert {p.scene.seed for p in told}.isdisjoint(p.scene.seed for p in chosen)
+    assert prompts("val", 3, choosing=True) == chosen[:3]
+
+
 def fake_report(values, anchors=None):
     rows = [
         dict.fromkeys(("SC*", "BC*", "MS*", "DD*", "AQ*", "IQ*", "CS*", "sharpness*"), 0.9)

@@ -17,7 +17,7 @@ from causvid.noise import mix, seeded
 from causvid.text import clean_prompt
 
 VISTA = "vista"
-FIRST_SCENE = 2_000_000_000  # after the scenes that pools of clips are made of
+FIRST_SCENE = 2_000_000_000  # after the scenes that most pools of clips are made of
 CLIPS_THAT_CHANGE = 1_000_000  # are left to pools, before those that only their captions are wanted of
 
 Prompts = Callable[[int], str]  # number -> prompt; never ends

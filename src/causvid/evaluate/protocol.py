@@ -20,6 +20,7 @@ from causvid.worlds.vista.scene import Scene
 
 NUM_FRAMES = 81
 FIRST_SEED = 1_000_000  # scenes below are free for trying things out
+FIRST_CHOICE = 1_000_000  # prompts from this index on are for choosing: what is chosen is reported on others
 OTHER_LAYOUT = 5 << 40  # the range of layouts for the ceiling: the same attributes, drawn anew
 SUITES = ("val", "compose", "order", "paraphrase")
 REFERENCES = {
@@ -38,12 +39,13 @@ class Prompt:
     noise_seed: int
 
 
-def prompts(suite: str = "val", count: int = 256) -> list[Prompt]:
-    """The first `count` prompts of a suite; a longer list begins with the shorter one."""
+def prompts(suite: str = "val", count: int = 256, choosing: bool = False) -> list[Prompt]:
+    """The first `count` prompts of a suite, to report or to choose by; a longer list begins with the shorter one."""
     if suite not in SUITES:
         raise ValueError(f"there is no suite '{suite}'; the suites are {', '.join(SUITES)}")
     found = []
-    for index in range(count):
+    first = FIRST_CHOICE * choosing
+    for index in range(first, first + count):
         scene = sample_scene(FIRST_SEED + index, suite)
         words = caption(scene, mix(FIRST_SEED, index) % 2**31, suite)
         found.append(Prompt(suite, index, words, scene, noise_seed=mix(SUITES.index(suite), index) % 2**31))

@@ -83,8 +83,7 @@ def column_interval(
     rows: Sequence[dict[str, float]], name: str, resamples: int = 2000, seed: int = 0
 ) -> stats.Interval:
     """The column with its 95 % interval over prompts; members a prompt has no value for are left out of their mean."""
-    low, high = np.percentile(_column_draws(rows, name, resamples, seed), [2.5, 97.5])
-    return stats.Interval(column(rows, name), float(low), float(high))
+    return stats.Interval(column(rows, name), *stats.middle(_column_draws(rows, name, resamples, seed)))
 
 
 def _column_draws(rows: Sequence[dict[str, float]], name: str, resamples: int, seed: int) -> np.ndarray:
@@ -93,7 +92,7 @@ def _column_draws(rows: Sequence[dict[str, float]], name: str, resamples: int, s
     table = np.array([[row[m] for m in COLUMNS[name]] for row in rows], float)
     there = ~np.isnan(table)
     both = stats.resampled_means(np.concatenate([np.where(there, table, 0), there], 1), resamples, seed)
-    means = both[:, : len(weights)] / np.maximum(both[:, len(weights) :], 1e-12)
+    means = both[:, : len(weights)] / np.where(both[:, len(weights) :] > 0, both[:, len(weights) :], np.nan)
     return means @ weights / weights.sum()
 
 
@@ -180,14 +179,16 @@ class Report:
         try:
             saved = json.loads(path.read_text())
             listed = saved["prompts"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            names = [name for name in listed[0] if name not in ("caption", "right")]
+            rows = [{name: float("nan") if row[name] is None else row[name] for name in names} for row in listed]
+            anchors = None if saved["anchors"] is None else Anchors(**saved["anchors"])
+            chance = float("nan") if saved["chance"] is None else saved["chance"]
+            report = Report([row["caption"] for row in listed], rows, [row["right"] for row in listed], saved["sets"],
+                            chance, anchors, saved["about"])  # fmt: skip
+            _ = [column(rows, name) for name in COLUMNS], report.about["instruments"], report.about["suite"]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is no report that can be read ({error}); give the report.json of a run") from None
-        names = [name for name in listed[0] if name not in ("caption", "right")]
-        rows = [{name: float("nan") if row[name] is None else row[name] for name in names} for row in listed]
-        anchors = None if saved["anchors"] is None else Anchors(**saved["anchors"])
-        chance = float("nan") if saved["chance"] is None else saved["chance"]
-        return Report([row["caption"] for row in listed], rows, [row["right"] for row in listed], saved["sets"],
-                      chance, anchors, saved["about"])  # fmt: skip
+        return report
 
     def save(self, folder: Path, **more: Any) -> Path:
         """report.json (with `more` in it), report.md and report.png in `folder`; returns the JSON file."""
@@ -342,9 +343,9 @@ def compare_seeds(pairs: Sequence[tuple[Report, Report]], column_name: str, resa
         _check_same(a, b)
         _check_same(a, pairs[0][0])
     draws = [_column_draws(r.rows, column_name, resamples, 0) for pair in pairs for r in pair]
-    low, high = np.percentile(np.mean(draws[::2], axis=0) - np.mean(draws[1::2], axis=0), [2.5, 97.5])
+    low, high = stats.middle(np.mean(draws[::2], axis=0) - np.mean(draws[1::2], axis=0))
     gap = _mean([column(a.rows, column_name) - column(b.rows, column_name) for a, b in pairs])
-    return stats.Interval(gap, float(low), float(high))
+    return stats.Interval(gap, low, high)
 
 
 def _check_same(a: Report, b: Report) -> None:

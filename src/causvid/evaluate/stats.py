@@ -30,8 +30,16 @@ def bootstrap(values: Sequence[float] | np.ndarray, resamples: int = 10_000, see
     if len(kept) == 0:
         return Interval(float("nan"), float("nan"), float("nan"))
     means = resampled_means(kept[:, None], resamples, seed)[:, 0]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(float(kept.mean()), float(low), float(high))
+    return Interval(float(kept.mean()), *middle(means))
+
+
+def middle(draws: np.ndarray) -> tuple[float, float]:
+    """Between which 95 % of them lie; draws that there are no values for (NaN) do not count."""
+    kept = draws[~np.isnan(draws)]
+    if len(kept) == 0:
+        return float("nan"), float("nan")
+    low, high = np.percentile(kept, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def resampled_means(rows: np.ndarray, resamples: int, seed: int) -> np.ndarray:
