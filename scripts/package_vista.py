@@ -18,9 +18,11 @@ import torch
 from pydantic import TypeAdapter
 
 from causvid import config
+from causvid.atomic import whole_file
 from causvid.bundle import SPEC_FILE, ModelConfig, TeacherSampling
-from causvid.checkpoints import load_dit
+from causvid.checkpoints import config_metadata, load_dit
 from causvid.codecs.vista import VistaCodec
+from causvid.differences import write_difference
 from causvid.export import save_original
 from causvid.flow import Guidance
 from causvid.models.dit import VideoDiT
@@ -90,6 +92,7 @@ def main() -> None:
     if codec != out / "codec.safetensors":
         VistaCodec.load(codec)  # or it is refused
         shutil.copyfile(codec, out / "codec.safetensors")
+    guide = load_dit(options.guide) if options.guide else None  # which may differ from the teacher that is replaced
     student = mean_of(options.student, "student.safetensors") if options.student else None
     if options.teacher:
         teacher = mean_of(options.teacher, "teacher.safetensors")
@@ -100,8 +103,9 @@ def main() -> None:
         rollout = VISTA_STUDENT_FRAMEWISE if options.framewise else in_chunks
         how = spec(options.guidance, rollout, is_told_of_the_view=bool(teacher.cfg.parallax))
         (out / SPEC_FILE).write_text(json.dumps(config.to_json(how), indent=2) + "\n")
-    if options.guide:
-        save_original(load_dit(options.guide), out / "guide.safetensors", dtype=torch.bfloat16)
+    if guide is not None:
+        with whole_file(out / "guide.safetensors") as temporary:
+            write_difference(temporary, guide.state_dict(), out / "teacher.safetensors", config_metadata(guide.cfg))
     if student is not None:
         save_original(student, out / "student.safetensors", dtype=torch.bfloat16)
     (out / "config.json").unlink(missing_ok=True)  # the weight files carry their configuration themselves

@@ -11,7 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from causvid import tensor_files
-from causvid.checkpoints import config_from_state, load_dit, load_into, read_checkpoint, read_state
+from causvid.checkpoints import (
+    config_from_state,
+    config_metadata,
+    load_dit,
+    load_into,
+    read_checkpoint,
+    read_state,
+)
+from causvid.differences import write_difference
 from causvid.errors import UserError
 from causvid.export import save_diffusers, save_original
 from causvid.models.dit import VideoDiT, VideoDiTConfig, is_island, num_parameters
@@ -410,3 +418,25 @@ def test_written_files_are_readable_by_others(dit, tmp_path):
     save_original(dit, tmp_path / "m.safetensors")
     (tmp_path / "plain").touch()
     assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_weights_may_be_what_differs_from_others_beside_them(tmp_path):
+    teacher, guide = random_dit(seed=1), random_dit(seed=1)
+    with torch.no_grad():
+        for number, parameter in enumerate(guide.parameters()):
+            torch.manual_seed(number)
+            parameter += 0.02 * (number % 3) * parameter.abs().mean() * torch.randn_like(parameter)
+    base, file = tmp_path / "teacher.safetensors", tmp_path / "guide.safetensors"
+    save_original(teacher, base)
+    write_difference(file, guide.state_dict(), base, config_metadata(guide.cfg))
+    assert file.stat().st_size < 0.3 * base.stat().st_size  # a byte instead of four
+    read = load_dit(file)
+    for (name, exact), near, other in zip(guide.named_parameters(), read.parameters(), teacher.parameters()):
+        gap = (exact - other).abs().max()
+        assert (near - exact).abs().max() <= gap / 16, name  # of half the last of three bits
+    save_original(guide, base)
+    with pytest.raises(UserError, match="keep them together"):
+        load_dit(file)
+    base.unlink()
+    with pytest.raises(UserError, match="keep them together"):
+        load_dit(file)

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
+from causvid.differences import add_difference
 from causvid.errors import UserError
 from causvid.models.dit import Precision, VideoDiT, VideoDiTConfig, is_island
 from causvid.models.wan import EPS, HEAD_WIDTH, TEXT_LENGTH, to_original
@@ -138,6 +139,7 @@ def read_checkpoint(path: str | Path, *, prefer: Iterable[str] = GENERATORS) -> 
     entry = None
     for file in files:
         tensors, metadata = read_file(file)
+        tensors = dict(add_difference(file, tensors, metadata))
         entry, tensors = _choose_entry(tensors, tuple(prefer), file)
         hints |= json.loads(metadata.get(CONFIG_KEY, "{}"))
         state |= tensors
