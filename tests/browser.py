@@ -67,7 +67,9 @@ class Page:
     def wait(self, condition, seconds=60):
         end = time.monotonic() + seconds
         while not (value := self.run(f"Boolean({condition})")):
-            assert time.monotonic() < end, f"this did not come true: {condition}; {self.problems}"
+            if time.monotonic() >= end:
+                told = [*self.problems, self.run("document.body.innerText")]
+                raise AssertionError(f"this did not come true: {condition}; {told}")
             time.sleep(0.05)
         return value
 
