@@ -139,7 +139,7 @@ def read_checkpoint(path: str | Path, *, prefer: Iterable[str] = GENERATORS) -> 
     entry = None
     for file in files:
         tensors, metadata = read_file(file)
-        tensors = dict(add_difference(file, tensors, metadata))
+        tensors = add_difference(file, tensors, metadata)
         entry, tensors = _choose_entry(tensors, tuple(prefer), file)
         hints |= json.loads(metadata.get(CONFIG_KEY, "{}"))
         state |= tensors

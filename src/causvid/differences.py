@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def write_difference(path: Path, tensors: Mapping[str, Tensor], base: Path, meta
     write_tensors(path, small, metadata | {KEY: json.dumps(about)})
 
 
-def add_difference(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Mapping[str, Tensor]:
+def add_difference(path: Path, tensors: dict[str, Any], metadata: Mapping[str, str]) -> dict[str, Any]:
     """What `path` stands for, if it holds a difference; else what it holds."""
     if KEY not in metadata:
         return tensors

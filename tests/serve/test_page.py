@@ -1,6 +1,7 @@
 """The page itself, in a real browser, against a real server with the tiny model."""
 
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -121,21 +122,27 @@ def test_what_is_asked_while_the_connection_is_lost_is_done_once_it_is_back(page
     page.wait(f"{STREAM}.chunks.at(-1)?.prompt === 'a blue bus'")
 
 
+@contextmanager
+def taken_elsewhere(page, server):
+    """Another window that shows this page's session."""
+    with server.client(page.run(f"{STREAM}.session")) as other:
+        other.wait_for("state")
+        page.wait("document.querySelector('#status-text').textContent === 'in another window'")
+        yield other
+
+
 def test_a_stream_that_another_window_took_is_taken_back(page, server):
     start(page, "a red car")
     session = page.run(f"{STREAM}.session")
-    with server.client(session) as other:
-        other.wait_for("state")
-        page.wait("document.querySelector('#status-text').textContent === 'in another window'")
+    with taken_elsewhere(page, server) as other:
         assert page.run("document.querySelector('#play').ariaLabel") == "Play"
         made = page.run(f"{STREAM}.chunks.length")
         page.click("#play")
         other.wait_for("replaced")
         page.wait(f"{STREAM}.state.playing && {STREAM}.chunks.length > {made + 2}")
         assert page.run("document.querySelector('#status-text').textContent") == "live"
-    with server.client(session) as other:
-        other.wait_for("state")
-        page.wait("document.querySelector('#status-text').textContent === 'in another window'")
+    with taken_elsewhere(page, server):
+        pass
     page.run("document.querySelector('#prompt').value = 'a blue bus'")
     page.click("#send")
     page.wait(f"{STREAM}.session === '{session}' && {STREAM}.chunks.at(-1)?.prompt === 'a blue bus'")
@@ -144,9 +151,7 @@ def test_a_stream_that_another_window_took_is_taken_back(page, server):
 def test_a_window_does_not_end_what_another_one_shows(page, server):
     start(page, "a red car")
     session = page.run(f"{STREAM}.session")
-    with server.client(session) as other:
-        other.wait_for("state")
-        page.wait("document.querySelector('#status-text').textContent === 'in another window'")
+    with taken_elsewhere(page, server) as other:
         page.click("#restart")
         page.wait(f"{STREAM}.state.playing && {STREAM}.session !== '{session}'")
         other.send("state")

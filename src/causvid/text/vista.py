@@ -107,7 +107,9 @@ class VistaText(nn.Module):
         text, read_as = rephrase(prompt)
         if not split_words(text):  # nothing but words that can be left out
             text, read_as = prompt, {}
-        strange = self.unknown_words(text) if split_words(text) else [prompt.strip()] * bool(prompt.strip())
+        strange = self.unknown_words(text)
+        if prompt.strip() and not split_words(prompt):  # no word at all
+            strange = [prompt.strip()]
         unknown: dict[str, tuple[str, ...]] = dict.fromkeys(strange, ())
         near = {
             word: tuple(get_close_matches(word, self.vocabulary, n=3, cutoff=0.76)) for word in [*unknown][:MAX_NEAR]

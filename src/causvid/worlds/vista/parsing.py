@@ -23,7 +23,8 @@ class Parsed:
 
     attributes: any of biome, light, weather, hero, colour, motion, camera, second hero, second colour, second motion.
     events: (kind, target) in the order told; clauses: the number of the one that tells each. others: heroes besides the
-    two, and those that come later. phrases: what all of it was read from. unknown: (word, similar known words).
+    two, and those that come later. phrases: what all of it was read from. later: the number of the first word of what
+    comes later. unknown: (word, similar known words).
     """
 
     attributes: dict[str, str] = field(default_factory=dict)
@@ -31,6 +32,7 @@ class Parsed:
     clauses: list[int] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     phrases: list[str] = field(default_factory=list)
+    later: int | None = None
     unknown: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
 
     def disagreements(self, scene: Scene) -> list[str]:
@@ -55,7 +57,7 @@ def parse_known(text: str) -> Parsed:
     """The same without a look at what is unknown, which takes long where much is."""
     parsed = Parsed()
     happening, second, colour, slot, clause = False, False, None, "", 0
-    for match in _matches(tokens(text)):
+    for at, match in placed(tokens(text)):
         before, slot, value = slot, match.slot, match.value
         parsed.phrases.append(match.phrase)
         if slot == "pause":
@@ -63,6 +65,7 @@ def parse_known(text: str) -> Parsed:
         elif slot == "then":
             happening = True
             clause += 1
+            parsed.later = at if parsed.later is None else parsed.later
         elif slot == "mark":
             second = True
         elif happening and slot == "hero":
@@ -117,7 +120,7 @@ def _camera_after(before: dict[str, str | None], motion: str) -> str | None:
 
 def names_a_hero(text: str) -> bool:
     """Whether any prompt, however long, names something that can be shown; quicker than all that it says."""
-    return any(match.slot == "hero" for match in _matches(tokens(text)))
+    return any(match.slot == "hero" for _, match in placed(tokens(text)))
 
 
 def _suit_motions(parsed: Parsed) -> None:
@@ -146,11 +149,9 @@ def says_more(text: str, parsed: Parsed) -> bool:
     return not {*vocabulary()}.isdisjoint(left.keys() - _glue())
 
 
-def later_is_unknown(text: str) -> bool:
+def later_is_unknown(text: str, parsed: Parsed) -> bool:
     """Whether what comes later is told with words that captions do not have: "then the rain subsides"."""
-    words = tokens(text)
-    then = next((at for at, match in placed(words) if match.slot == "then"), len(words))
-    return not {*words[then:]} <= {",", *vocabulary()}
+    return parsed.later is not None and not {*tokens(text)[parsed.later :]} <= {",", *vocabulary()}
 
 
 @cache
@@ -188,10 +189,6 @@ def placed(words: list[str]) -> Iterator[tuple[int, _Match]]:
         else:
             length = 1
         at += length
-
-
-def _matches(words: list[str]) -> Iterator[_Match]:
-    return (match for _, match in placed(words))
 
 
 def _unknown(words: list[str]) -> list[tuple[str, tuple[str, ...]]]:

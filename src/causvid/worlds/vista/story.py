@@ -20,9 +20,7 @@ def story(text: str, max_parts: int = 24) -> tuple[str, ...]:
     parsed = parse_known(text)
     if not parsed.events or "hero" not in parsed.attributes or parsed.others or says_more(text, parsed):
         return ()
-    if later_is_unknown(text):
-        return ()
-    if any(kind not in EVENT_KINDS for kind, _ in parsed.events):
+    if later_is_unknown(text, parsed) or any(kind not in EVENT_KINDS for kind, _ in parsed.events):
         return ()
     between = phases(parsed.attributes, parsed.events)
     last_of = {clause: number for number, clause in enumerate(parsed.clauses, start=1)}
