@@ -18,7 +18,7 @@ from causvid.serve.engine import Engine, EngineConfig
 from causvid.serve.limits import Limits
 from tiny_models import random_model
 
-QUICK = EngineConfig(max_playing=6, max_sessions=12, warm_up=False, threads=1)
+QUICK = EngineConfig(max_playing=6, warm_up=False, threads=1)
 
 
 @dataclass
