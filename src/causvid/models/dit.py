@@ -249,6 +249,14 @@ class CrossAttention(nn.Module):
         return self.o(attention(q.to(v.dtype), k, v).flatten(2).to(x.dtype))
 
 
+class TanhGELU(nn.Module):
+    """Wan's. In bfloat16 on a CPU the exact form is as near to it as its own rounding, and four times faster."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        exact = x.dtype == torch.bfloat16 and x.device.type == "cpu"
+        return F.gelu(x, approximate="none" if exact else "tanh")
+
+
 class Block(nn.Module):
     def __init__(self, cfg: VideoDiTConfig, layer: int) -> None:
         super().__init__()
@@ -257,9 +265,7 @@ class Block(nn.Module):
         self.self_attn = SelfAttention(cfg)
         self.norm3 = nn.LayerNorm(cfg.width, eps=cfg.eps)  # the one before cross-attention, as Wan numbers them
         self.cross_attn = CrossAttention(cfg)
-        self.ffn = nn.Sequential(
-            nn.Linear(cfg.width, cfg.ffn_width), nn.GELU(approximate="tanh"), nn.Linear(cfg.ffn_width, cfg.width)
-        )
+        self.ffn = nn.Sequential(nn.Linear(cfg.width, cfg.ffn_width), TanhGELU(), nn.Linear(cfg.ffn_width, cfg.width))
         self.modulation = nn.Parameter(torch.randn(1, 6, cfg.width) / cfg.width**0.5)
 
     def forward(
@@ -320,7 +326,7 @@ class VideoDiT(nn.Module):
         kernel = (1, cfg.patch + 2 * cfg.overlap, cfg.patch + 2 * cfg.overlap)
         self.patch_embedding = PatchEmbedding(cfg.in_channels, cfg.width, kernel, stride, edge)
         self.text_embedding = nn.Sequential(
-            nn.Linear(cfg.text_width, cfg.width), nn.GELU(approximate="tanh"), nn.Linear(cfg.width, cfg.width)
+            nn.Linear(cfg.text_width, cfg.width), TanhGELU(), nn.Linear(cfg.width, cfg.width)
         )
         self.time_embedding = nn.Sequential(
             nn.Linear(cfg.freq_width, cfg.width), nn.SiLU(), nn.Linear(cfg.width, cfg.width)
