@@ -26,6 +26,10 @@ from websockets.asyncio.client import connect
 DAY, NIGHT = "a red car drives through the city during the day", "a red car drives through the city at night"
 
 
+class Refused(Exception):
+    """The server has no room for this."""
+
+
 class Client:
     """Reads a stream as a page does, and notes when its frames came."""
 
@@ -44,7 +48,7 @@ class Client:
             return {"type": "frame"} | about
         news = json.loads(message)
         if news["type"] == "full":
-            raise SystemExit(news["message"])
+            raise Refused(news["message"])
         if news["type"] == "chunk":
             self.chunks[news["chunk"]] = news
         return news
@@ -173,6 +177,8 @@ def main() -> None:
         if process is not None:
             print(f"ready after {time.perf_counter() - start:.1f} s")
         asyncio.run(measure("ws://" + urlsplit(base).netloc + "/ws", options, about["fps"]))
+    except Refused as refused:
+        sys.exit(str(refused))
     finally:
         if process is not None:
             process.terminate()

@@ -440,9 +440,15 @@ class VideoDiT(nn.Module):
         if self.cfg.precision == "plain":
             level = self.time_embedding(features.to(dtype))
             return level, self.time_projection(level).unflatten(-1, (6, -1))
+        # each by itself on a CPU, where products of so few rows round otherwise beside others (serve/batch.py)
+        apart = sigma.device.type == "cpu" and not torch.is_grad_enabled()
         with torch.autocast(sigma.device.type, enabled=False):
-            level = linear_in(F.silu(linear_in(features, self.time_embedding[0])), self.time_embedding[2])
-            return level, linear_in(F.silu(level), self.time_projection[1]).unflatten(-1, (6, -1))
+            embedded = [
+                linear_in(F.silu(linear_in(rows, self.time_embedding[0])), self.time_embedding[2])
+                for rows in (features.split(1) if apart else [features])
+            ]
+            projected = [linear_in(F.silu(rows), self.time_projection[1]) for rows in embedded]
+            return torch.cat(embedded), torch.cat(projected).unflatten(-1, (6, -1))
 
     def _text_per_layer(self, text: Text | TextMemory, dtype: torch.dtype) -> list[Tensor | tuple[Tensor, Tensor]]:
         if isinstance(text, TextMemory):
